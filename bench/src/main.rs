@@ -1,0 +1,3 @@
+//! Measures Ringway beside its peers.
+
+fn main() {}

@@ -1,0 +1,107 @@
+//! Messages between the control thread and a worker.
+//!
+//! Both queues are bounded. A worker drains its commands once per batch, so a command takes effect
+//! between two batches and never in the middle of one.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::framing::Framing;
+use crate::key_slot::DataKeys;
+use crate::stats::PeerStats;
+
+/// A worker's handle for a peer, chosen by the control thread; not the peer-id on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PeerHandle(pub u32);
+
+/// Where a datagram goes to or came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// The far address.
+    pub remote: SocketAddr,
+    /// The local address to send from (`multihome`), or that a datagram was received on.
+    pub local: Option<IpAddr>,
+    /// Interface index belonging to `local`; 0 lets the kernel choose.
+    pub ifindex: u32,
+}
+
+impl Endpoint {
+    /// An endpoint whose local address is the kernel's choice.
+    pub fn new(remote: SocketAddr) -> Self {
+        Endpoint {
+            remote,
+            local: None,
+            ifindex: 0,
+        }
+    }
+}
+
+/// What a worker must know of a peer besides its keys.
+#[derive(Clone, Debug)]
+pub struct PeerConfig {
+    /// Where its packets go.
+    pub endpoint: Endpoint,
+    /// Accept authenticated packets from other addresses and follow them (`float` in server mode).
+    pub float: bool,
+    /// Peer-id to write into DATA_V2 headers; `None` sends DATA_V1.
+    pub tx_peer_id: Option<u32>,
+    /// Peer-id that selects this peer on receive; `None` matches by source address only.
+    pub rx_peer_id: Option<u32>,
+    /// Compression framing agreed with the peer.
+    pub framing: Framing,
+    /// Largest MSS allowed in a SYN for IPv4 and IPv6; 0 leaves SYNs alone.
+    pub mss_v4: u16,
+    /// See `mss_v4`.
+    pub mss_v6: u16,
+    /// Replay window in packets (`replay-window n`); 0 accepts only strictly increasing ids.
+    pub replay_window: u32,
+    /// Seconds after which a packet in the window is too old (`replay-window n t`).
+    pub replay_time: u32,
+    /// Copy the inner TOS / traffic class to the outer header (`passtos`).
+    pub passtos: bool,
+    /// Drop packets from TUN whose destination is the peer's own outer address.
+    pub guard_recursion: bool,
+    /// Counters to publish into.
+    pub stats: Arc<PeerStats>,
+}
+
+/// From the control thread to a worker.
+#[derive(Debug)]
+pub enum Command {
+    /// Adds a peer without keys, or replaces the configuration of a known one and keeps its keys.
+    SetPeer(PeerHandle, Box<PeerConfig>),
+    /// Forgets a peer, its keys included.
+    RemovePeer(PeerHandle),
+    /// Installs a key for receiving; packets under its `key_id` are accepted from now on. A key in
+    /// the slot of the same `key_id` is replaced.
+    InstallKey(PeerHandle, u8, Box<DataKeys>),
+    /// Sends with this installed key from now on.
+    UseKey(PeerHandle, u8),
+    /// Forgets a key, for sending and receiving.
+    RemoveKey(PeerHandle, u8),
+    /// Seals and sends one payload (a ping, an OCC message) as a data packet.
+    SendPayload(PeerHandle, Vec<u8>),
+    /// Stops the worker; its thread ends after the current batch.
+    Stop,
+}
+
+/// From a worker to the control thread.
+#[derive(Debug)]
+pub enum Event {
+    /// A datagram that is no data packet.
+    Control {
+        /// Where it came from.
+        from: Endpoint,
+        /// The UDP payload, at least one byte.
+        datagram: Box<[u8]>,
+    },
+    /// An authenticated OCC message from a peer: op and data without the magic prefix
+    /// (protocol §7.8).
+    Occ(PeerHandle, Box<[u8]>),
+    /// An authenticated packet arrived from a new address and the peer's endpoint followed it.
+    Floated(PeerHandle, Endpoint),
+    /// A kernel feature failed and its fallback took over, or something else worth one log line.
+    Notice(String),
+    /// The worker cannot go on; its thread has ended.
+    Failed(String),
+}

@@ -1,0 +1,111 @@
+//! Why packets are dropped, and why a worker cannot start.
+
+use std::io;
+
+/// Why one packet was dropped. Every reason has a counter in [`crate::stats`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum DropReason {
+    /// Shorter than its header, or an opcode that does not exist.
+    Malformed,
+    /// No peer is known for this source address or peer-id.
+    UnknownPeer,
+    /// No usable key with this key_id (or, in the epoch format, this epoch).
+    NoKey,
+    /// The authentication tag or HMAC did not match.
+    AuthFailed,
+    /// The packet id was seen before, or is older than the replay window.
+    Replay,
+    /// The packet authenticated, but what is inside is not well formed (padding, framing, IP header).
+    BadPayload,
+    /// Real compression, which Ringway does not do.
+    Compressed,
+    /// The source address is not the one the session's key is bound to.
+    WrongSource,
+    /// The sending key has no packet ids left, or may not be used any more.
+    KeyExhausted,
+    /// From TUN: no peer is up to send this packet to.
+    NoRoute,
+    /// From TUN: larger than can be sent to the peer; a too-big message was returned where possible.
+    TooBig,
+    /// From TUN: the outer destination is the peer itself (a routing loop).
+    RecursiveRouting,
+    /// The kernel refused to send or write the packet.
+    IoError,
+    /// The kernel's socket or device queue was full.
+    QueueFull,
+    /// A control packet found the queue to the control thread full.
+    ControlQueueFull,
+    /// A super-packet from TUN with a virtio header that contradicts the packet.
+    BadOffload,
+}
+
+impl DropReason {
+    /// Every reason, in the order of the counters.
+    pub const ALL: [DropReason; 16] = [
+        DropReason::Malformed,
+        DropReason::UnknownPeer,
+        DropReason::NoKey,
+        DropReason::AuthFailed,
+        DropReason::Replay,
+        DropReason::BadPayload,
+        DropReason::Compressed,
+        DropReason::WrongSource,
+        DropReason::KeyExhausted,
+        DropReason::NoRoute,
+        DropReason::TooBig,
+        DropReason::RecursiveRouting,
+        DropReason::IoError,
+        DropReason::QueueFull,
+        DropReason::ControlQueueFull,
+        DropReason::BadOffload,
+    ];
+
+    /// A short name for statistics: lower case, words joined by `-`.
+    pub fn name(self) -> &'static str {
+        match self {
+            DropReason::Malformed => "malformed",
+            DropReason::UnknownPeer => "unknown-peer",
+            DropReason::NoKey => "no-key",
+            DropReason::AuthFailed => "auth-failed",
+            DropReason::Replay => "replay",
+            DropReason::BadPayload => "bad-payload",
+            DropReason::Compressed => "compressed",
+            DropReason::WrongSource => "wrong-source",
+            DropReason::KeyExhausted => "key-exhausted",
+            DropReason::NoRoute => "no-route",
+            DropReason::TooBig => "too-big",
+            DropReason::RecursiveRouting => "recursive-routing",
+            DropReason::IoError => "io-error",
+            DropReason::QueueFull => "queue-full",
+            DropReason::ControlQueueFull => "control-queue-full",
+            DropReason::BadOffload => "bad-offload",
+        }
+    }
+}
+
+/// Why a worker, a TUN queue or a socket could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A system call failed; `what` says what was being done, in words for a person.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done, e.g. `cannot open /dev/net/tun`.
+        what: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Key material of the wrong length, an all-zero key, or an algorithm this build lacks.
+    #[error("{0}")]
+    Key(String),
+}
+
+impl StartError {
+    /// Wraps the kernel's answer with what was being done.
+    pub fn io(what: impl Into<String>, source: io::Error) -> Self {
+        StartError::Io {
+            what: what.into(),
+            source,
+        }
+    }
+}

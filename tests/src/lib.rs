@@ -1,0 +1,1 @@
+//! Labs in network namespaces: Ringway against real OpenVPN.

@@ -1,0 +1,1 @@
+//! What the host offers, and what Ringway should make of it.
