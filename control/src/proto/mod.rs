@@ -3,14 +3,19 @@
 //! Nothing in here opens a socket, reads a clock or asks the operating system for anything but
 //! randomness: time, datagrams and commands come in, transmissions, events and a deadline go out.
 
+mod data_keys;
 pub mod error;
 pub mod key_derivation;
 pub mod key_exchange;
+mod key_state;
+pub mod negotiate;
 pub mod occ;
 pub mod packet;
 pub mod peer_info;
 pub mod push;
 pub mod reliable;
+mod session;
+pub mod tunnel;
 pub mod wrap;
 
 use std::time::Instant;
