@@ -3,11 +3,13 @@
 //! Nothing in here opens a socket, reads a clock or asks the operating system for anything but
 //! randomness: time, datagrams and commands come in, transmissions, events and a deadline go out.
 
+pub mod algorithm;
 mod data_keys;
 pub mod error;
 pub mod key_derivation;
 pub mod key_exchange;
 mod key_state;
+pub mod mssfix;
 pub mod negotiate;
 pub mod occ;
 pub mod packet;
