@@ -4,7 +4,7 @@
 //! no name and no process besides, so the kernel removes it with all that was made in it when the
 //! thread ends, also after a panic.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use nix::sched::{CloneFlags, unshare};
 
@@ -49,6 +49,7 @@ impl Namespace {
     pub(crate) fn dummy(&self, name: &str) {
         let added = Command::new("ip")
             .args(["link", "add", name, "type", "dummy"])
+            .stderr(Stdio::null())
             .status()
             .expect("the ip tool is installed");
         if !added.success() {
