@@ -111,6 +111,10 @@ pub struct Options {
     pub auth_retry: AuthRetry,
     /// A question whose answer is sent with the password.
     pub static_challenge: Option<StaticChallenge>,
+    /// A session token to log in with instead of the password (usually pushed).
+    pub auth_token: Option<String>,
+    /// The user name that goes with it, in base64 (usually pushed).
+    pub auth_token_user: Option<String>,
     /// Largest control packet, UDP payload.
     pub max_packet_size: u16,
 
@@ -340,6 +344,8 @@ impl Default for Options {
             auth_nocache: false,
             auth_retry: AuthRetry::None,
             static_challenge: None,
+            auth_token: None,
+            auth_token_user: None,
             max_packet_size: 1250,
             data_ciphers: super::algorithms::DEFAULT_DATA_CIPHERS.to_vec(),
             data_ciphers_fallback: None,
