@@ -5,6 +5,7 @@
 //! [`crate::worker`].
 
 pub(crate) mod buf_ring;
+pub mod checksum;
 pub(crate) mod cmsg;
 pub(crate) mod ioctl;
 pub(crate) mod ring;
