@@ -230,10 +230,7 @@ impl Uring {
         if std::mem::take(&mut self.tun_ready) {
             self.read_tun();
         }
-        inbox.notices.append(&mut self.pending.notices);
         std::mem::swap(inbox, &mut self.pending);
-        std::mem::swap(&mut inbox.notices, &mut self.pending.notices);
-        inbox.notices.append(&mut self.pending.notices);
         inbox.rx_calls = inbox.rx.len() as u64;
         let woken = std::mem::take(&mut self.woken);
         if woken {
