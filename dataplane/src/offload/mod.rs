@@ -13,11 +13,13 @@
 //! ```
 
 pub mod checksum;
+pub mod coalesce;
 pub mod split;
 pub mod vnet_hdr;
 
 #[cfg(test)]
 pub(crate) mod sample;
 
+pub use coalesce::{Coalescer, TunCaps, TunWrite};
 pub use split::{Plan, plan};
 pub use vnet_hdr::VnetHdr;

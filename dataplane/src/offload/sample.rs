@@ -77,7 +77,7 @@ impl Sample {
         if self.tcp {
             packet.extend(self.seq.to_be_bytes());
             packet.extend(self.ack.to_be_bytes());
-            packet.push(((20 + self.options.len()) / 4 << 4) as u8);
+            packet.push((5 + self.options.len() as u8 / 4) << 4);
             packet.push(self.flags);
             packet.extend(self.window.to_be_bytes());
             packet.extend([0; 4]);
