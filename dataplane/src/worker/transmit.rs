@@ -29,6 +29,7 @@ use crate::pool::{
     Failures, MAX_DATAGRAM, MAX_SEGMENTS, MAX_SENDS, SEND_SLAB, SendOp, TunMessage,
 };
 use crate::sys::cmsg::SendHead;
+use crate::tun::TunQueue;
 use crate::udp;
 
 /// Sealed bytes after which sends are flushed, so that they are still in the cache.
@@ -195,7 +196,7 @@ impl Transmit {
         let vnet = stage
             .engine
             .tun()
-            .is_some_and(|tun| tun.has_vnet_header());
+            .is_some_and(TunQueue::has_vnet_header);
         let bytes = &mut stage.engine.tun_bytes_mut()[message.start..message.start + message.len];
         let (header, packet) = match split_header(bytes, vnet) {
             Some(parts) => parts,
@@ -231,7 +232,8 @@ impl Transmit {
         let stride = key.sealed_len(plan.len_of(0));
         if stride > peer.datagram_limit {
             let mtu = largest_inner(key, plan.len_of(0), peer.datagram_limit);
-            answer_too_big(packet, mtu, stage.engine);
+            let end = message.start + message.len;
+            answer_too_big(message.start + offset, end, mtu, stage.engine);
             stage
                 .shared
                 .counts
@@ -378,7 +380,7 @@ impl Transmit {
         }
         let size_or_feature = matches!(errno, libc::EMSGSIZE | libc::EINVAL | libc::EIO);
         if op.gso_size == 0 || !size_or_feature {
-            self.lose(op, errno, 1 + (op.datagrams() - 1), stage);
+            self.lose(op, errno, op.datagrams(), stage);
             return;
         }
         // One by one, and let the outcome tell whether GSO or the size was refused.
@@ -459,16 +461,12 @@ impl Transmit {
         let Some(key) = peer.keys.sender() else {
             return;
         };
-        let vnet = stage
-            .engine
-            .tun()
-            .is_some_and(|tun| tun.has_vnet_header());
-        let bytes = &mut stage.engine.tun_bytes_mut()[message.start..message.start + message.len];
-        if let Some((_, packet)) = split_header(bytes, vnet)
-            && limit < MAX_DATAGRAM
-        {
-            let mtu = largest_inner(key, packet.len(), limit);
-            answer_too_big(packet, mtu, stage.engine);
+        let vnet = stage.engine.tun().is_some_and(TunQueue::has_vnet_header);
+        let start = message.start + if vnet { VnetHdr::LEN } else { 0 };
+        if limit < MAX_DATAGRAM {
+            let end = message.start + message.len;
+            let mtu = largest_inner(key, end - start, limit);
+            answer_too_big(start, end, mtu, stage.engine);
         }
     }
 }
@@ -496,10 +494,10 @@ fn largest_inner(key: &SendKey, len: usize, limit: usize) -> u16 {
     u16::try_from(inner).unwrap_or(u16::MAX)
 }
 
-/// Tells the sender of a packet inside the tunnel that it was too large.
-fn answer_too_big(packet: &[u8], mtu: u16, engine: &mut Engine) {
-    // The engine's own slab holds the packet, so the answer is made on the stack.
+/// Tells the sender of the packet at `start..end` of the TUN slab that it was too large.
+fn answer_too_big(start: usize, end: usize, mtu: u16, engine: &mut Engine) {
     let mut answer = [0; ANSWER_LEN];
+    let packet = &engine.tun_bytes_mut()[start..end];
     let Some(len) = icmp::too_big(packet, mtu, &mut answer) else {
         return;
     };
