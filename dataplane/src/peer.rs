@@ -3,12 +3,12 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::command::{Endpoint, PeerConfig, PeerHandle};
 use crate::key_slot::KeySlots;
 use crate::pool::MAX_DATAGRAM;
 use crate::stats::add;
-use std::sync::atomic::Ordering::Relaxed;
 
 /// Seconds a learned path MTU is believed (the kernel's own `mtu_expires`).
 const PATH_MTU_LIFETIME: u32 = 600;
@@ -121,7 +121,8 @@ impl Peer {
         self.key_totals[usize::from(key_id & 7)].add(totals);
     }
 
-    /// Publishes what was counted, and the state of the sending key.
+    /// Publishes what was counted and the state of the sending key, and moves that to the next
+    /// epoch where the receiving key asks for it.
     pub(crate) fn publish(&mut self) {
         let sums = std::mem::take(&mut self.sums);
         let stats = &self.config.stats;
@@ -144,13 +145,16 @@ impl Peer {
             stats.key_tx_packets.store(key.packets(), Relaxed);
             stats.epoch.store(u64::from(key.epoch()), Relaxed);
         }
+        let mut wants_epoch = None;
         if let Some(key) = self.keys.receiver(key_id) {
+            wants_epoch = key.wants_epoch();
             usage = usage.max(key.aead_usage());
-            stats
-                .key_auth_failures
-                .store(key.auth_failures(), Relaxed);
+            stats.key_auth_failures.store(key.auth_failures(), Relaxed);
         }
         stats.key_aead_usage.store(usage, Relaxed);
+        if let (Some(epoch), Some(key)) = (wants_epoch, self.keys.sender()) {
+            key.advance_epoch(epoch);
+        }
     }
 
     fn forget_limits(&mut self) {
@@ -269,8 +273,7 @@ impl PeerTable {
 
     fn index(&mut self, index: usize) {
         if let Some(Some(peer)) = self.slots.get(index) {
-            self.by_address
-                .insert(peer.config.endpoint.remote, index);
+            self.by_address.insert(peer.config.endpoint.remote, index);
             if let Some(id) = peer.config.rx_peer_id {
                 self.by_peer_id.insert(id, index);
             }

@@ -368,10 +368,7 @@ mod tests {
                 kind: DeviceKind::Tap,
                 ..TunConfig::new("keep0")
             };
-            assert_eq!(
-                make_persistent(&config, Some(0), Some(0)).unwrap(),
-                "keep0"
-            );
+            assert_eq!(make_persistent(&config, Some(0), Some(0)).unwrap(), "keep0");
             assert!(TunDevice::open(&TunConfig::new("keep0")).is_err());
             let device = TunDevice::open(&config).unwrap();
             assert_eq!(device.queues[0].kind(), DeviceKind::Tap);

@@ -135,10 +135,8 @@ impl UdpSocket {
             .map_err(|error| StartError::io(format!("cannot bind UDP {local}"), error))?;
 
         let fd = socket.as_fd();
-        let gso =
-            config.offload && socket::option(fd, libc::SOL_UDP, libc::UDP_SEGMENT).is_ok();
-        let gro = config.offload
-            && socket::set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
+        let gso = config.offload && socket::option(fd, libc::SOL_UDP, libc::UDP_SEGMENT).is_ok();
+        let gro = config.offload && socket::set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
         Ok(UdpSocket {
             socket,
             family: config.family,
@@ -242,7 +240,9 @@ impl UdpSocket {
         let flags = libc::MSG_DONTWAIT | libc::MSG_ERRQUEUE;
         let got =
             socket::receive(self.as_fd(), &mut name, &mut control, &mut [0; 8], flags).ok()?;
-        let (errno, detail) = cmsg::parse(&control[..got.control_len]).error.unwrap_or((0, 0));
+        let (errno, detail) = cmsg::parse(&control[..got.control_len])
+            .error
+            .unwrap_or((0, 0));
         Some((cmsg::decode_name(&name[..got.name_len]), errno, detail))
     }
 
@@ -274,7 +274,9 @@ pub(crate) fn received(
     start: usize,
     len: usize,
 ) -> Option<RxMessage> {
-    let (local, ifindex) = info.local.map_or((None, 0), |(ip, index)| (Some(ip), index));
+    let (local, ifindex) = info
+        .local
+        .map_or((None, 0), |(ip, index)| (Some(ip), index));
     let from = Endpoint {
         remote: cmsg::decode_name(name)?,
         local,
@@ -350,10 +352,7 @@ fn configure(socket: &Socket, config: &UdpConfig) -> Result<(), StartError> {
         )?;
     }
     if let Some(tos) = config.tos {
-        check(
-            "TOS",
-            both(libc::IP_TOS, libc::IPV6_TCLASS, i32::from(tos)),
-        )?;
+        check("TOS", both(libc::IP_TOS, libc::IPV6_TCLASS, i32::from(tos)))?;
     }
     if let Some(mode) = config.mtu_disc {
         // The values of IP_PMTUDISC_* and IPV6_PMTUDISC_* are the same.

@@ -254,8 +254,7 @@ impl Worker {
             return Ok(false);
         }
         if self.inbox.socket_error {
-            self.transmit
-                .read_errors(&mut self.peers, &mut self.shared);
+            self.transmit.read_errors(&mut self.peers, &mut self.shared);
         }
         if let Some(errno) = self.inbox.tun_lost {
             let error = io::Error::from_raw_os_error(errno);

@@ -165,12 +165,9 @@ pub(crate) fn parse(mut control: &[u8]) -> RecvInfo {
 /// An IPv6 address on an AF_INET socket is written as it is; the kernel refuses it.
 pub(crate) fn encode_name(addr: SocketAddr, v6: bool, out: &mut [u8; NAME_LEN]) -> usize {
     let addr = match addr {
-        SocketAddr::V4(v4) if v6 => SocketAddr::V6(SocketAddrV6::new(
-            v4.ip().to_ipv6_mapped(),
-            v4.port(),
-            0,
-            0,
-        )),
+        SocketAddr::V4(v4) if v6 => {
+            SocketAddr::V6(SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0))
+        }
         other => other,
     };
     out.fill(0);

@@ -314,7 +314,8 @@ impl Uring {
                 self.iovecs.push(iovec(write.vnet));
             }
             for &Segment { start, len } in write.slices {
-                self.iovecs.push(iovec(&self.rx.bytes()[start..start + len]));
+                self.iovecs
+                    .push(iovec(&self.rx.bytes()[start..start + len]));
             }
             let list = &self.iovecs[first..];
             let entry = opcode::Writev::new(fd, list.as_ptr(), list.len() as u32)

@@ -96,9 +96,7 @@ impl Receive {
             return Ok(());
         }
         if engine.tun().is_none() {
-            shared
-                .counts
-                .drop(DropReason::IoError, self.packets.len());
+            shared.counts.drop(DropReason::IoError, self.packets.len());
             self.packets.clear();
             return Ok(());
         }

@@ -11,7 +11,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::EventFd;
 
 use crate::cipher::Segment;
-use crate::offload::coalesce::TunWrite;
+use crate::offload::coalesce::{self, TunWrite};
 use crate::pool::{Failures, Inbox, MAX_MESSAGES, SLOT_LEN, SendOp, TunMessage};
 use crate::sys::cmsg::SendHead;
 use crate::tun::TunQueue;
@@ -20,8 +20,8 @@ use crate::udp::UdpSocket;
 /// Bytes after which no further message joins a batch.
 const BATCH_BYTES: usize = 512 * 1024;
 
-/// Most slices of one TUN write (the kernel's IOV_MAX).
-const MAX_SLICES: usize = 1024;
+/// Most slices of one TUN write, the virtio header included.
+const MAX_SLICES: usize = coalesce::MAX_SLICES + 1;
 
 const UDP: u64 = 0;
 const TUN: u64 = 1;

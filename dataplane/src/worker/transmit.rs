@@ -25,9 +25,7 @@ use crate::mss;
 use crate::offload::split;
 use crate::offload::vnet_hdr::VnetHdr;
 use crate::peer::PeerTable;
-use crate::pool::{
-    Failures, MAX_DATAGRAM, MAX_SEGMENTS, MAX_SENDS, SEND_SLAB, SendOp, TunMessage,
-};
+use crate::pool::{Failures, MAX_DATAGRAM, MAX_SEGMENTS, MAX_SENDS, SEND_SLAB, SendOp, TunMessage};
 use crate::sys::cmsg::SendHead;
 use crate::tun::TunQueue;
 use crate::udp;
@@ -193,10 +191,7 @@ impl Transmit {
         stage: &mut Stage<'_>,
     ) -> io::Result<Result<(), DropReason>> {
         let message = stage.sources[source];
-        let vnet = stage
-            .engine
-            .tun()
-            .is_some_and(TunQueue::has_vnet_header);
+        let vnet = stage.engine.tun().is_some_and(TunQueue::has_vnet_header);
         let bytes = &mut stage.engine.tun_bytes_mut()[message.start..message.start + message.len];
         let (header, packet) = match split_header(bytes, vnet) {
             Some(parts) => parts,
@@ -231,7 +226,7 @@ impl Transmit {
         let headroom = key.headroom();
         let stride = key.sealed_len(plan.len_of(0));
         if stride > peer.datagram_limit {
-            let mtu = largest_inner(key, plan.len_of(0), peer.datagram_limit);
+            let mtu = largest_inner(key, peer.datagram_limit);
             let end = message.start + message.len;
             answer_too_big(message.start + offset, end, mtu, stage.engine);
             stage
@@ -251,9 +246,7 @@ impl Transmit {
         if !joins {
             self.close(stage);
             // Several sends of about the same size rather than full ones and a rest.
-            max = plan
-                .count()
-                .div_ceil(plan.count().div_ceil(per_send));
+            max = plan.count().div_ceil(plan.count().div_ceil(per_send));
         }
 
         let mut inner_bytes = 0;
@@ -273,7 +266,8 @@ impl Transmit {
                     source: Some(source),
                 };
             }
-            let packet = &stage.engine.tun_bytes_mut()[message.start + offset..][..message.len - offset];
+            let packet =
+                &stage.engine.tun_bytes_mut()[message.start + offset..][..message.len - offset];
             let at = self.cursor + headroom;
             plan.write(packet, i, &mut self.slab[at..at + len]);
             inner_bytes += len;
@@ -465,7 +459,7 @@ impl Transmit {
         let start = message.start + if vnet { VnetHdr::LEN } else { 0 };
         if limit < MAX_DATAGRAM {
             let end = message.start + message.len;
-            let mtu = largest_inner(key, end - start, limit);
+            let mtu = largest_inner(key, limit);
             answer_too_big(start, end, mtu, stage.engine);
         }
     }
@@ -480,18 +474,9 @@ fn split_header(bytes: &mut [u8], vnet: bool) -> Option<(VnetHdr, &mut [u8])> {
     Some((VnetHdr::read(header)?, packet))
 }
 
-/// The largest inner packet, at most `len` bytes, whose datagram has at most `limit` bytes.
-fn largest_inner(key: &SendKey, len: usize, limit: usize) -> u16 {
-    let mut inner = len.min(limit);
-    // Padding makes the overhead vary by less than a block, so this takes a few steps.
-    while inner > 0 {
-        let sealed = key.sealed_len(inner);
-        if sealed <= limit {
-            break;
-        }
-        inner = inner.saturating_sub((sealed - limit).clamp(1, 16));
-    }
-    u16::try_from(inner).unwrap_or(u16::MAX)
+/// The largest inner packet whose datagram has at most `limit` bytes.
+fn largest_inner(key: &SendKey, limit: usize) -> u16 {
+    u16::try_from(key.max_inner(limit)).unwrap_or(u16::MAX)
 }
 
 /// Tells the sender of the packet at `start..end` of the TUN slab that it was too large.
