@@ -3,9 +3,11 @@
 //! Nothing in here opens a socket, reads a clock or asks the operating system for anything but
 //! randomness: time, datagrams and commands come in, transmissions, events and a deadline go out.
 
+pub mod algorithm;
 pub mod error;
 pub mod key_derivation;
 pub mod key_exchange;
+pub mod mssfix;
 pub mod occ;
 pub mod packet;
 pub mod peer_info;
