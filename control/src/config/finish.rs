@@ -124,14 +124,14 @@ fn connections(draft: &mut Draft) -> Result<(), ConfigError> {
     if list.is_empty() {
         list.push(draft.connection.clone());
     }
+    if draft.options.pull && list.iter().any(|connection| connection.remote.is_none()) {
+        return Err(Diagnostic::general("remote: a client needs a server to connect to").into());
+    }
     let connections = list
         .into_iter()
         .map(|given| connection(draft, given))
         .collect::<Result<Vec<_>, _>>()?;
     draft.options.connections = connections;
-    if draft.options.pull && draft.options.connections[0].remote.is_none() {
-        return Err(Diagnostic::general("remote: a client needs a server to connect to").into());
-    }
     Ok(())
 }
 

@@ -19,6 +19,7 @@ pub mod lexer;
 pub mod options;
 mod parser;
 pub mod position;
+pub mod pushed;
 mod set;
 mod values;
 
@@ -27,3 +28,6 @@ pub(crate) use finish::script_list;
 pub use options::Options;
 pub use parser::{COMMAND_LINE, Loaded, load, parse_text};
 pub use position::{FileOrInline, Position, Source};
+
+#[cfg(test)]
+mod tests;

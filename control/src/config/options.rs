@@ -801,6 +801,23 @@ pub struct RedirectGateway {
     pub block_local: bool,
 }
 
+impl RedirectGateway {
+    /// Both, the flags of each holding.
+    pub fn merged(self, other: RedirectGateway) -> RedirectGateway {
+        RedirectGateway {
+            reroute: self.reroute || other.reroute,
+            ipv4: self.ipv4 && other.ipv4,
+            ipv6: self.ipv6 || other.ipv6,
+            def1: self.def1 || other.def1,
+            local: self.local || other.local,
+            autolocal: self.autolocal || other.autolocal,
+            bypass_dhcp: self.bypass_dhcp || other.bypass_dhcp,
+            bypass_dns: self.bypass_dns || other.bypass_dns,
+            block_local: self.block_local || other.block_local,
+        }
+    }
+}
+
 impl Default for RedirectGateway {
     fn default() -> Self {
         RedirectGateway {
