@@ -170,8 +170,8 @@ pub(super) fn mss_input(target: &Target, negotiated: &Negotiated, remote: Socket
 /// The largest super-packet whose segments, each with the tunnel's overhead, fit one UDP message.
 /// Sixty-four bytes of overhead per segment cover every cipher but CBC with long digests, which
 /// simply takes two messages.
-pub(super) fn gso_max_size(tun_mtu: u16) -> u32 {
-    let inner = u32::from(tun_mtu.max(576));
+pub(super) fn gso_max_size(tun_mtu: u32) -> u32 {
+    let inner = tun_mtu.max(576);
     let segments = (MAX_UDP_PAYLOAD / (inner + 64)).max(1);
     (segments * inner).clamp(u32::from(u16::MAX) / 4, u32::from(u16::MAX))
 }
@@ -181,26 +181,11 @@ pub(super) fn pushed(pulled: &PulledOptions) -> Pushed {
     Pushed {
         cipher: pulled.cipher,
         peer_id: pulled.peer_id,
-        ekm: pulled.tls_ekm,
-        cc_exit: pulled.cc_exit,
-        dyn_tls_crypt: pulled.dyn_tls_crypt,
-        aead_epoch: pulled.aead_epoch,
+        ekm: pulled.protocol_flags.tls_ekm,
+        cc_exit: pulled.protocol_flags.cc_exit,
+        dyn_tls_crypt: pulled.protocol_flags.dyn_tls_crypt,
+        aead_epoch: pulled.protocol_flags.aead_epoch,
         framing: pulled.compress,
-    }
-}
-
-/// Liveness timers after PUSH_REPLY.
-pub(super) fn pulled_keepalive(pulled: &PulledOptions, before: KeepaliveConfig) -> KeepaliveConfig {
-    KeepaliveConfig {
-        ping: pulled.ping.map_or(before.ping, Duration::from_secs),
-        ping_restart: match (pulled.ping_restart, pulled.ping_exit) {
-            (Some(n), _) => Duration::from_secs(n),
-            (None, Some(_)) => Duration::ZERO,
-            (None, None) => before.ping_restart,
-        },
-        ping_exit: pulled.ping_exit.map_or(before.ping_exit, Duration::from_secs),
-        inactive: pulled.inactive.or(before.inactive),
-        session_timeout: pulled.session_timeout.map_or(before.session_timeout, Duration::from_secs),
     }
 }
 
@@ -237,18 +222,125 @@ pub(super) fn features_text(negotiated: &Negotiated) -> String {
     if features.is_empty() { String::new() } else { format!(", features: {}", features.join(" ")) }
 }
 
-/// A cipher that should no longer protect anything.
-pub(super) fn is_weak(cipher: Cipher) -> bool {
-    cipher == Cipher::None
+/// When to renegotiate: `reneg-sec`, or a random time between its two values.
+pub(super) fn reneg_sec(options: &Options) -> Duration {
+    let longest = options.reneg_sec;
+    let seconds = match options.reneg_sec_min {
+        Some(shortest) if shortest < longest => rand::random_range(shortest..=longest),
+        _ => longest,
+    };
+    Duration::from_secs(seconds)
 }
 
-/// The environment's word for the transport (`proto_1`).
-pub(super) fn proto_name(role: TlsRole, remote: Option<SocketAddr>) -> &'static str {
-    let _ = role;
-    match remote {
-        Some(SocketAddr::V6(_)) => "udp6",
-        _ => "udp",
+/// The control-channel wrapping, its key files read now.
+pub(super) fn wrap_config(options: &Options, connection: &Connection) -> Result<WrapConfig, String> {
+    let text = |source: &Source| {
+        let bytes = source.read().map_err(|e| {
+            format!("{}: {}: cannot read {}: {e}", source.position, source.option, source.name())
+        })?;
+        String::from_utf8(bytes)
+            .map_err(|_| format!("{}: {}: {} is not text", source.position, source.option, source.name()))
+    };
+    let bad = |source: &Source, error: KeyFileError| {
+        format!("{}: {}: {}: {error}", source.position, source.option, source.name())
+    };
+    Ok(match &connection.wrap {
+        Wrap::None => WrapConfig::None,
+        Wrap::TlsAuth { key, direction } => {
+            let text = text(key)?;
+            let parsed = match direction {
+                Some(_) => StaticKey::parse(&text),
+                None => StaticKey::parse_bidirectional(&text),
+            };
+            WrapConfig::TlsAuth {
+                key: parsed.map_err(|e| bad(key, e))?,
+                direction: *direction,
+                digest: options.auth,
+            }
+        }
+        Wrap::TlsCrypt(key) => {
+            WrapConfig::TlsCrypt { key: StaticKey::parse(&text(key)?).map_err(|e| bad(key, e))? }
+        }
+        Wrap::TlsCryptV2(key) => {
+            let client = ClientKey::parse(&text(key)?).map_err(|e| bad(key, e))?;
+            client.wrap_config()
+        }
+    })
+}
+
+/// Where and how to log.
+pub(super) fn log_config(options: &Options) -> LogConfig {
+    let target = match &options.log {
+        Some(file) => LogTarget::File { path: file.path.clone(), append: file.append },
+        None if options.syslog => LogTarget::Syslog {
+            program: options.progname.clone().unwrap_or_else(|| "ringway".to_owned()),
+        },
+        None => LogTarget::Stdout,
+    };
+    LogConfig {
+        verb: options.verb,
+        mute: options.mute,
+        target,
+        suppress_timestamps: options.suppress_timestamps,
+        machine_readable: options.machine_readable_output,
+        errors_to_stderr: options.errors_to_stderr,
+        ..LogConfig::default()
     }
+}
+
+/// Variables every script sees.
+pub(super) fn base_environment(options: &Options, env: &mut ScriptEnv) {
+    let started = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs());
+    env.set_process(options.daemon, options.log.is_some(), started, options.verb, None);
+    for (index, connection) in options.connections.iter().enumerate() {
+        let port = connection.rport.to_string();
+        let local = connection.lport.to_string();
+        let proto = match connection.family {
+            Family::V6 => "udp6",
+            Family::Any | Family::V4 => "udp",
+        };
+        env.set_connection(
+            index + 1,
+            connection.remote.as_deref().map(|host| (host, port.as_str())),
+            connection.bind.then_some(local.as_str()),
+            proto,
+        );
+    }
+    for (name, value) in &options.setenv {
+        env.set(name, value);
+    }
+}
+
+/// A configured script as the host runs it.
+pub(super) fn script(script: &Script) -> ScriptCommand {
+    ScriptCommand::from_words(script.argv.clone())
+}
+
+/// What scripts may do.
+pub(super) fn script_policy(options: &Options) -> ScriptPolicy {
+    ScriptPolicy { security: options.script_security, limit: None }
+}
+
+/// Capabilities that work after the drop of privileges needs: CAP_NET_ADMIN for devices, addresses
+/// and routes, CAP_NET_BIND_SERVICE to bind a low port again.
+pub(super) fn capabilities_kept(options: &Options) -> Vec<Capability> {
+    let late_routes = options.pull
+        || !options.route.is_empty()
+        || !options.route_ipv6.is_empty()
+        || options.redirect_gateway.is_some();
+    let mut keep = Vec::new();
+    if late_routes || !options.persist_tun || options.mark.is_some() || options.up_delay {
+        keep.push(Capability::CAP_NET_ADMIN);
+    }
+    if options.connections.iter().any(|c| c.bind && (1..1024).contains(&c.lport)) {
+        keep.push(Capability::CAP_NET_BIND_SERVICE);
+    }
+    if options.bind_dev.is_some() {
+        keep.push(Capability::CAP_NET_RAW);
+    }
+    keep
 }
 
 fn family_of(ip: IpAddr) -> UdpFamily {
