@@ -633,6 +633,13 @@ fn reconfiguring_keeps_keys_and_counters() {
 }
 
 #[test]
+fn limits_are_those_of_the_protocol_and_keys_can_change_threads() {
+    fn sendable<T: Send>() {}
+    sendable::<(SendKey, RecvKey, KeySlots)>();
+    assert_eq!(AEAD_SOFT_LIMIT, 60_129_542_137);
+}
+
+#[test]
 fn secrets_do_not_show_in_debug_output() {
     let keys = keys(Cipher::Aes256Gcm, Digest::None, DataFormat::Classic);
     let mut slots = KeySlots::new();
