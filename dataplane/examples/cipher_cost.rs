@@ -1,8 +1,7 @@
 //! Prints what sealing and opening a 1400-byte packet costs, per cipher, in nanoseconds.
 //!
 //! Batches of 45 packets, as one super-packet from TUN has; the best of several rounds, because
-//! what disturbs a round only ever makes it slower. Run with `--release`; `framing` and replay
-//! window are those of an ordinary peer.
+//! what disturbs a round only ever makes it slower. Run with `--release`.
 
 use std::time::Instant;
 

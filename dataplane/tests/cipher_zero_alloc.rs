@@ -88,10 +88,10 @@ fn keys(cipher: Cipher, digest: Digest, format: DataFormat) -> DataKeys {
 #[test]
 fn the_counter_counts() {
     assert_eq!(allocations_in(|| ()), 0);
-    assert_ne!(
-        allocations_in(|| drop(std::hint::black_box(Box::new(1)))),
-        0
-    );
+    let seen = allocations_in(|| drop(std::hint::black_box(Box::new(1))));
+    // Where C is counted too, Rust's allocator is seen to ask it.
+    let c_counted = cfg!(all(target_os = "linux", target_env = "gnu"));
+    assert_eq!(seen, if c_counted { 2 } else { 1 });
 }
 
 #[test]
@@ -118,15 +118,15 @@ fn no_packet_allocates() {
                 })
                 .collect();
             let mut buf = vec![0x45; stride * segments.len()];
-            let mut batch = |now: u32, replay: bool| {
+            let mut batch = |now: u32, drops: bool| {
+                buf.fill(0x45);
                 assert_eq!(send.seal(&mut buf, &segments), segments.len());
                 for datagram in buf.chunks_mut(stride) {
                     assert!(recv.open(now, datagram).is_ok());
                 }
-                if replay {
-                    // What was opened in place is no packet any more.
+                if drops {
+                    // Opened in place, they are no packets any more: what drops them is tried too.
                     for datagram in buf.chunks_mut(stride) {
-                        datagram[0] = 0x48;
                         let _ = recv.open(now, datagram);
                     }
                 }

@@ -395,6 +395,26 @@ fn large_cbc_batches_have_distinct_ivs() {
 }
 
 #[test]
+fn decrypted_text_without_room_for_an_id_is_dropped() {
+    // Without an HMAC the IV can be bent until the one block is nothing but padding.
+    let keys = keys(Cipher::Aes128Cbc, Digest::None, DataFormat::Classic);
+    let mut tx = SendKey::new(&keys, 0, None, Framing::None).unwrap();
+    let sealed = seal(&mut tx, &[]).unwrap();
+    for padding in 13..=16u8 {
+        let mut bent = sealed.clone();
+        let was = [0, 0, 0, 1].into_iter().chain([12; 12]);
+        for (byte, was) in bent[1..17].iter_mut().zip(was) {
+            *byte ^= was ^ padding;
+        }
+        assert_eq!(
+            open(&mut receiver(&keys), &bent),
+            Err(DropReason::BadPayload)
+        );
+    }
+    assert_eq!(open(&mut receiver(&keys), &sealed), Ok(vec![]));
+}
+
+#[test]
 fn too_many_failures_retire_a_key() {
     for format in [DataFormat::Classic, DataFormat::Epoch] {
         let keys = keys(Cipher::Aes128Gcm, Digest::None, format);
@@ -501,6 +521,10 @@ fn a_forged_future_epoch_changes_nothing() {
     nine[15] ^= 1;
     assert_eq!(open(&mut rx, &nine), Err(DropReason::AuthFailed));
     assert_eq!((rx.epoch(), rx.take_epoch_change()), (1, None));
+    // A counter of 0 is not even tried.
+    let mut uncounted = nine.clone();
+    uncounted[6..12].fill(0);
+    assert_eq!(open(&mut rx, &uncounted), Err(DropReason::Replay));
     assert!(open(&mut rx, &one).is_ok());
     nine[15] ^= 1;
     assert!(open(&mut rx, &nine).is_ok());
@@ -630,6 +654,13 @@ fn reconfiguring_keeps_keys_and_counters() {
     assert_eq!(v2[..8], [0x4b, 0, 0, 7, 0, 0, 0, 2]);
     let mut rx = RecvKey::new(&mirrored(&keys), Framing::Lzo, 64, 15).unwrap();
     assert_eq!(open(&mut rx, &v2).unwrap(), PING);
+}
+
+#[test]
+fn limits_are_those_of_the_protocol_and_keys_can_change_threads() {
+    fn sendable<T: Send>() {}
+    sendable::<(SendKey, RecvKey, KeySlots)>();
+    assert_eq!(AEAD_SOFT_LIMIT, 60_129_542_137);
 }
 
 #[test]
