@@ -16,17 +16,17 @@ use ringway_dataplane::command::{Command, Endpoint, Event as WorkerEvent, PeerCo
 use ringway_dataplane::stats::PeerStats;
 use ringway_dataplane::udp::UdpSocket;
 use ringway_dataplane::wire::{OCC_MAGIC, PING};
-use ringway_dataplane::worker::{Worker, WorkerHandle};
+use ringway_dataplane::worker::{Worker, WorkerConfig, WorkerHandle};
 
 use super::interface::Interface;
 use super::keepalive::{Due, Keepalive, KeepaliveConfig, Sample};
 use super::remotes::Target;
 use super::{Ending, Program, report, setup};
-use crate::config::pushed::{PulledOptions, PushOutcome};
+use crate::config::options::Options;
+use crate::config::pushed::{self, PulledOptions, PushOutcome};
 use crate::host::signals::Signal;
 use crate::log;
 use crate::proto::Now;
-use crate::proto::mssfix;
 use crate::proto::negotiate::Negotiated;
 use crate::proto::push::ControlMessage;
 use crate::proto::tunnel::{self, KeyUsage, Mode, Tunnel, TunnelConfig};
@@ -44,6 +44,8 @@ const EVENTS_PER_TURN: usize = 64;
 pub(super) struct Attempt<'p> {
     program: &'p mut Program,
     target: Target,
+    /// What was configured, with what was pushed written over it.
+    options: Options,
     mode: Mode,
     udp: UdpSocket,
     worker: WorkerHandle,
@@ -70,39 +72,38 @@ struct Leaving {
     ending: Ending,
     /// Over the control channel; otherwise OCC messages, one per tick.
     control: bool,
-    reason: &'static str,
 }
 
 impl<'p> Attempt<'p> {
     /// Opens what is needed and starts the handshake.
     pub(super) fn start(program: &'p mut Program, target: Target) -> Result<Self, Ending> {
         let now = now();
-        let options = program.options.clone();
+        let options = Options::clone(&program.options);
         let mode = if options.pull { Mode::Pull } else { Mode::PointToPoint };
         if mode == Mode::PointToPoint && program.interface.is_none() && !options.up_delay {
-            program.open_interface(&target, None)?;
+            program.open_interface(&options, &target.connection)?;
         }
         let udp_config = setup::udp_config(&options, &target).map_err(Ending::fatal)?;
         let udp = UdpSocket::open(&udp_config).map_err(|e| Ending::fatal(e.to_string()))?;
         program.log_links(&udp, &target);
         let tunnel_config = program.tunnel_config(&target, mode)?;
-        let worker = start_worker(program, &udp, &target)?;
         if mode == Mode::PointToPoint && program.interface.is_some() {
             program.drop_privileges()?;
         }
-        let tunnel = Tunnel::new(tunnel_config, now, rand::random());
-        let keepalive = Keepalive::new(setup::keepalive(&options), now.instant);
+        let worker = start_worker(program, &udp)?;
+        log::info!(in Data, "packet engine: {}", worker.engine());
         let stats = Arc::new(PeerStats::default());
         program.begin_statistics(stats.clone(), worker.stats());
         Ok(Attempt {
+            tunnel: Tunnel::new(tunnel_config, now, rand::random()),
+            keepalive: Keepalive::new(setup::keepalive(&options, None), now.instant),
             program,
             target,
+            options,
             mode,
             udp,
             worker,
-            tunnel,
             stats,
-            keepalive,
             negotiated: None,
             pulled: None,
             peer: None,
@@ -143,8 +144,9 @@ impl<'p> Attempt<'p> {
     fn finish(mut self, ending: Ending) -> Ending {
         self.flush_transmits(now());
         self.program.end_statistics();
-        if let Some(queue) = self.worker.stop()
-            && let Some(interface) = &mut self.program.interface
+        let Attempt { program, worker, .. } = self;
+        if let Some(queue) = worker.stop()
+            && let Some(interface) = &mut program.interface
         {
             interface.give_back(queue);
         }
@@ -176,19 +178,18 @@ impl<'p> Attempt<'p> {
                 let rows = self.tunnel.counters();
                 report::log_statistics(&self.program.totals(), &rows);
             }
-            Signal::Usr1 => self.end(self.program.remapped(Ending::restart(name)), name),
-            Signal::Hup => self.end(Ending::Reload, name),
+            Signal::Usr1 => self.end(self.program.remapped(Ending::restart("usr1")), "sigusr1"),
+            Signal::Hup => self.end(Ending::Reload, "sighup"),
             Signal::Term | Signal::Int => {
                 log::notice!("event: {name} received, exiting");
-                self.leave(Ending::Exit(0), name);
+                self.leave(Ending::Exit(0), signal.script_name());
             }
         }
     }
 
     fn take_worker_events(&mut self) {
-        self.worker.clear_event_fd();
         for _ in 0..EVENTS_PER_TURN {
-            let Ok(event) = self.worker.events().try_recv() else { return };
+            let Some(event) = self.worker.poll_event() else { return };
             match event {
                 WorkerEvent::Control { from, mut datagram } => {
                     self.tunnel.handle_datagram(now(), from, &mut datagram);
@@ -207,7 +208,6 @@ impl<'p> Attempt<'p> {
                 }
             }
         }
-        self.worker.wake_events();
     }
 
     fn floated(&mut self, endpoint: Endpoint) {
@@ -263,7 +263,7 @@ impl<'p> Attempt<'p> {
             tunnel::Event::PeerExit => self.peer_left(),
             tunnel::Event::Failed { reason, text } => {
                 log::error!("{text}");
-                let ending = if self.program.options.tls_exit {
+                let ending = if self.options.tls_exit {
                     Ending::Exit(1)
                 } else {
                     Ending::restart(reason)
@@ -307,20 +307,21 @@ impl<'p> Attempt<'p> {
 
     fn configure_peer(&mut self) {
         let (Some(negotiated), Some(endpoint)) = (&self.negotiated, self.peer) else { return };
-        let options = &self.program.options;
-        let clamp = mssfix::clamp(&setup::mss_input(&self.target, negotiated, endpoint.remote));
+        let connection = &self.target.connection;
+        let shape = setup::wire_shape(negotiated, endpoint.remote);
+        let (mss_v4, mss_v6) = shape.mss(setup::mssfix(connection.mssfix));
         let config = PeerConfig {
             endpoint,
-            float: self.target.connection.float,
+            float: connection.float,
             tx_peer_id: negotiated.peer_id,
             rx_peer_id: None,
             framing: negotiated.framing,
-            mss_v4: clamp.v4,
-            mss_v6: clamp.v6,
-            replay_window: options.replay_window.packets,
-            replay_time: options.replay_window.seconds,
-            passtos: options.passtos,
-            guard_recursion: self.mode == Mode::Pull && !options.allow_recursive_routing,
+            mss_v4,
+            mss_v6,
+            replay_window: self.options.replay_window.packets,
+            replay_time: self.options.replay_window.seconds,
+            passtos: self.options.passtos,
+            guard_recursion: self.mode == Mode::Pull && !self.options.allow_recursive_routing,
             stats: self.stats.clone(),
         };
         self.command(Command::SetPeer(PEER, Box::new(config)));
@@ -328,14 +329,14 @@ impl<'p> Attempt<'p> {
 
     fn data_channel_up(&mut self) {
         self.up = true;
-        self.program.remotes_succeeded();
+        self.program.remotes.succeeded();
         if self.program.interface.is_none()
             && let Err(ending) = self.open_interface()
         {
             self.ending = Some(ending);
             return;
         }
-        let delay = Duration::from_secs(self.program.route_delay(self.pulled.as_ref()));
+        let delay = Duration::from_secs(self.options.route_delay.unwrap_or(0));
         self.routes_at = Some(Instant::now() + delay);
         if delay.is_zero() {
             self.add_routes();
@@ -343,57 +344,70 @@ impl<'p> Attempt<'p> {
     }
 
     fn open_interface(&mut self) -> Result<(), Ending> {
-        self.program.open_interface(&self.target, self.pulled.as_ref())?;
+        self.program.open_interface(&self.options, &self.target.connection)?;
+        self.attach_interface();
+        self.program.drop_privileges()
+    }
+
+    fn attach_interface(&mut self) {
         if let Some(queue) = self.program.interface.as_mut().and_then(Interface::take_queue) {
             self.command(Command::AttachTun(queue));
         }
-        self.program.drop_privileges()
     }
 
     fn add_routes(&mut self) {
         self.routes_at = None;
         let remote = self.peer.map(|e| e.remote.ip());
-        let errors = self.program.add_routes(self.pulled.as_ref(), remote);
-        let text = if errors == 0 {
-            "Initialization Sequence Completed"
-        } else {
-            "Initialization Sequence Completed With Errors ( see https://openvpn.net/faq/ for help )"
+        let errors = match &mut self.program.interface {
+            Some(interface) => interface.add_routes(&self.options, remote, &mut self.program.env),
+            None => 0,
         };
-        log::notice!("{text}");
-        self.program.notify_ready(self.started);
+        if errors == 0 {
+            log::notice!("Initialization Sequence Completed");
+        } else {
+            log::notice!("Initialization Sequence Completed With Errors ({errors} routes failed)");
+        }
+        log::info!("tunnel up after {:.1} s", self.started.elapsed().as_secs_f64());
+        self.program.note_up();
     }
 
     // ---- push ----------------------------------------------------------------------------------
 
     fn take_push_reply(&mut self, lines: &[String]) {
-        log::info!(in Negotiation, 
-            "PUSH: Received control message: 'PUSH_REPLY,{}'",
+        log::notice!(in Negotiation, "PUSH: Received control message: 'PUSH_REPLY,{}'",
             setup::without_secrets(lines)
         );
-        let mut pulled = PulledOptions::new(&self.program.options, &self.target.connection);
+        let mut pulled = PulledOptions::new(&self.options);
         for line in lines {
             if !self.apply_pushed(line, &mut pulled) {
                 return;
             }
         }
-        if let Some((username, token)) = pulled.auth_token() {
-            self.use_token(username, token);
-        }
-        self.keepalive.reconfigure(setup::pulled_keepalive(&pulled), Instant::now());
-        if let Some(error) = self.reopen_if_changed(&pulled).err() {
-            self.ending = Some(error);
-            return;
-        }
+        pulled.apply_to(&mut self.options, &mut self.target.connection);
+        self.options.verb = pulled.verb.unwrap_or(self.options.verb);
+        log::set_verb(self.options.verb);
+        log::set_mute(self.options.mute);
+        self.take_token(&pulled);
+        self.keepalive.reconfigure(setup::keepalive(&self.options, Some(&pulled)), Instant::now());
+        self.program.note_pushed(&pulled);
+        self.reopen_if_changed(&pulled);
         let pushed = setup::pushed(&pulled);
         self.pulled = Some(pulled);
         self.tunnel.handle_command(now(), tunnel::Command::Pulled(pushed));
     }
 
+    fn take_token(&mut self, pulled: &PulledOptions) {
+        let Some(token) = &pulled.auth_token else { return };
+        self.program.credentials.use_token(pulled.auth_token_user.clone(), token.clone());
+        let (username, password) = self.program.credentials.current();
+        self.tunnel.handle_command(now(), tunnel::Command::Credentials { username, password });
+    }
+
     fn apply_pushed(&mut self, line: &str, pulled: &mut PulledOptions) -> bool {
-        match crate::config::pushed::apply(line, &self.program.options.pull_filter, pulled) {
+        match pushed::apply(line, &self.options.pull_filter, pulled) {
             PushOutcome::Accepted => true,
-            PushOutcome::Ignored(text) => {
-                log::info!(in Negotiation, "{text}");
+            PushOutcome::Ignored => {
+                log::info!(in Negotiation, "pushed option ignored: '{line}'");
                 true
             }
             PushOutcome::Warning(text) => {
@@ -409,53 +423,40 @@ impl<'p> Attempt<'p> {
     }
 
     /// A device kept over a restart must fit what is pushed now (protocol §8.3).
-    fn reopen_if_changed(&mut self, pulled: &PulledOptions) -> Result<(), Ending> {
-        let digest = pulled.digest();
+    fn reopen_if_changed(&mut self, pulled: &PulledOptions) {
+        let digest = pulled.tun_digest();
         if self.program.interface.is_some() && self.program.pulled_digest != Some(digest) {
-            log::notice!(
-                "NOTE: Pulled options changed on restart, the TUN device is reopened"
-            );
+            log::notice!("NOTE: pulled options changed on restart, the TUN device is reopened");
             self.command(Command::DetachTun);
-            self.program.close_interface();
+            self.program.close_interface(true);
         }
         self.program.pulled_digest = Some(digest);
-        Ok(())
     }
 
     fn take_late_push(&mut self, lines: &[String]) {
         let Some(mut pulled) = self.pulled.take() else { return };
-        let tokens = lines.iter().filter(|l| l.starts_with("auth-token"));
-        for line in tokens {
+        for line in lines.iter().filter(|l| l.starts_with("auth-token")) {
             self.apply_pushed(line, &mut pulled);
         }
-        if let Some((username, token)) = pulled.auth_token() {
-            self.use_token(username, token);
-        }
+        self.take_token(&pulled);
         self.pulled = Some(pulled);
-    }
-
-    fn use_token(&mut self, username: Option<String>, token: String) {
-        self.program.credentials.use_token(username, token);
-        let (username, password) = self.program.credentials.current();
-        self.tunnel.handle_command(now(), tunnel::Command::Credentials { username, password });
     }
 
     fn take_message(&mut self, message: ControlMessage) {
         match message {
             ControlMessage::AuthFailed(failed) => {
-                log::error!("AUTH: Received control message: {failed}");
+                log::error!("AUTH: Received control message: {}", setup::auth_failed_text(&failed));
                 let ending = self.program.auth_failed(&failed);
                 self.end(ending, "auth-failure");
             }
-            ControlMessage::Restart { flags, text } => {
+            ControlMessage::Restart { text, .. } => {
                 log::notice!("Connection reset command was pushed by server ('{text}')");
-                let _ = flags;
-                self.end(
+                                self.end(
                     Ending::restart("server-pushed-connection-reset"),
                     "server-pushed-connection-reset",
                 );
             }
-            ControlMessage::Halt { text, .. } => {
+            ControlMessage::Halt { text } => {
                 log::notice!("Halt command was pushed by server ('{text}')");
                 self.end(Ending::Exit(0), "server-pushed-halt");
             }
@@ -465,14 +466,14 @@ impl<'p> Attempt<'p> {
             ControlMessage::Info(text) | ControlMessage::InfoPre(text) => {
                 log::notice!("Info command was pushed by server ('{text}')");
             }
-            other => log::notice!(in Negotiation, "ignoring control message '{}'", other.name()),
+            other => log::notice!(in Negotiation, "ignoring control message {other:?}"),
         }
     }
 
     // ---- once a second -------------------------------------------------------------------------
 
     fn tick(&mut self, now: Now) {
-        self.program.chores(now, self.tunnel.counters());
+        self.program.chores(now);
         if let Some(leaving) = &self.leaving {
             let over = now.instant >= leaving.until || (leaving.control && self.tunnel.all_acked());
             if over {
@@ -488,7 +489,7 @@ impl<'p> Attempt<'p> {
         self.tunnel.handle_command(now, tunnel::Command::Usage(self.key_usage()));
         let first_packet_missing = self.tunnel.counters().accepted == 0
             && self.target.remote.is_some()
-            && (self.mode == Mode::Pull || self.program.options.connections.len() > 1);
+            && (self.mode == Mode::Pull || self.options.connections.len() > 1);
         let limit = Duration::from_secs(self.target.connection.connect_timeout);
         if first_packet_missing && now.instant >= self.started + limit {
             log::notice!(in Link, "Server poll timeout, trying next remote entry");
@@ -567,7 +568,7 @@ impl<'p> Attempt<'p> {
 
     fn end(&mut self, ending: Ending, reason: &'static str) {
         if self.ending.is_none() {
-            self.program.last_reason = reason;
+            self.program.last_reason = reason.to_owned();
             self.ending = Some(ending);
         }
     }
@@ -586,15 +587,14 @@ impl<'p> Attempt<'p> {
             self.send_occ_exit();
         }
         let until = Instant::now() + Duration::from_secs(u64::from(notify));
-        self.program.last_reason = reason;
-        self.leaving = Some(Leaving { until, ending, control, reason });
+        self.program.last_reason = reason.to_owned();
+        self.leaving = Some(Leaving { until, ending, control });
         // Acks usually arrive within a round trip: look again soon.
         self.next_tick = Instant::now() + Duration::from_millis(100);
     }
 
     fn exit_notify(&self) -> u32 {
-        let pushed = self.pulled.as_ref().and_then(PulledOptions::explicit_exit_notify);
-        pushed.unwrap_or(self.target.connection.explicit_exit_notify)
+        self.target.connection.explicit_exit_notify
     }
 
     fn send_occ_exit(&mut self) {
@@ -609,6 +609,17 @@ impl<'p> Attempt<'p> {
             self.end(Ending::restart("worker-failed"), "worker-failed");
         }
     }
+}
+
+fn start_worker(program: &mut Program, udp: &UdpSocket) -> Result<WorkerHandle, Ending> {
+    let config = WorkerConfig {
+        udp: udp.try_clone().map_err(|e| Ending::fatal(format!("cannot share the socket: {e}")))?,
+        tun: program.interface.as_mut().and_then(Interface::take_queue),
+        io: setup::io_choice(&program.options),
+        cpu: program.options.ringway_cpus.first().copied(),
+        name: "ringway-w0".to_owned(),
+    };
+    Worker::start(config).map_err(|e| Ending::fatal(e.to_string()))
 }
 
 fn now() -> Now {

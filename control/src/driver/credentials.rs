@@ -5,7 +5,8 @@ use zeroize::Zeroizing;
 
 use super::Ending;
 use crate::config::options::{AuthRetry, Credentials, Options};
-use crate::host::password;
+use crate::config::position::FileOrInline;
+use crate::host::password::{self, CredentialSource};
 use crate::proto::push::AuthFailed;
 
 /// Longest user name or password a stock peer takes without PKCS#11, without the NUL (protocol §5).
@@ -41,16 +42,14 @@ impl CredentialStore {
         if self.token.is_some() || self.password.is_some() {
             return Ok(());
         }
-        let login = match source {
-            Credentials::Ask => password::ask_login("Auth"),
-            Credentials::From(source) => {
-                let text = Zeroizing::new(source.read().map_err(|e| {
-                    format!("{}: auth-user-pass: cannot read {}: {e}", source.position, source.name())
-                })?);
-                password::parse_login(&text, "Auth")
-            }
-        }
-        .map_err(|e| format!("auth-user-pass: {e}"))?;
+        let from = match source {
+            Credentials::Ask => CredentialSource::Ask,
+            Credentials::From(source) => match &source.data {
+                FileOrInline::Path(path) => CredentialSource::File(path),
+                FileOrInline::Inline(text) => CredentialSource::Inline(text),
+            },
+        };
+        let login = password::auth_user_pass(from)?;
         if login.username.len() > MAX_LEN || login.password.len() > MAX_LEN {
             return Err(format!("auth-user-pass: user name and password may have at most {MAX_LEN} bytes"));
         }
@@ -100,7 +99,7 @@ pub(super) fn after_auth_failed(
     failed: &AuthFailed,
 ) -> Ending {
     if let AuthFailed::Temporary { backoff, .. } = failed {
-        return Ending::Restart { reason: "auth-temp-failure".into(), backoff: *backoff };
+        return Ending::Restart { reason: "auth-temp-failure".into(), backoff: backoff.map(u64::from) };
     }
     if store.forget_token() {
         return Ending::restart("auth-failure (auth-token)");

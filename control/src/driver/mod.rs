@@ -17,7 +17,6 @@ mod report;
 mod setup;
 mod tls_setup;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,18 +31,19 @@ use interface::Interface;
 use remotes::{Remotes, Target};
 use report::Totals;
 
-use crate::config::options::{Options, RemapSignal};
+use crate::config::options::{Connection, Options, RemapSignal};
 use crate::config::pushed::PulledOptions;
 use crate::config::{self, Loaded};
 use crate::host::env::ScriptEnv;
-use crate::host::privileges::{self, Plan};
+use crate::host::privileges::{self, PrivilegePlan};
 use crate::host::signals::{Signal, Signals};
-use crate::host::{daemon, script};
+use crate::host::daemon;
+use crate::host::script::{self, Hook};
 use crate::log;
 use crate::proto::push::AuthFailed;
-use crate::proto::tunnel::{Counters, Mode, TunnelConfig};
-use crate::proto::{Now, TlsRole};
-use crate::tls::{TlsContext, TlsSession};
+use crate::proto::Now;
+use crate::proto::tunnel::{Mode, TunnelConfig};
+use crate::tls::{TlsContext, TlsSession, cert_env};
 
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,7 +99,7 @@ pub fn run(args: &[String]) -> u8 {
 
 fn run_configured(loaded: Loaded, detached: &mut bool) -> Ending {
     let options = loaded.options;
-    if let Err(error) = daemon::change_directory(options.cd.as_deref()) {
+    if let Err(error) = options.cd.as_deref().map_or(Ok(()), daemon::change_directory) {
         return Ending::fatal(error);
     }
     if let Err(error) = log::init(setup::log_config(&options)) {
@@ -120,14 +120,18 @@ fn run_configured(loaded: Loaded, detached: &mut bool) -> Ending {
         Err(ending) => return ending,
     };
     let ending = program.run_attempts();
-    program.close_interface();
+    program.close_interface(false);
     ending
 }
 
 /// What happens once, before any thread exists: background, priority, locked memory, pid file.
 fn start_process(options: &Options) -> Result<(), String> {
     if options.daemon {
-        daemon::detach()?;
+        daemon::daemonize()?;
+        daemon::silence(options.log.is_some())?;
+        if options.cd.is_none() {
+            daemon::leave_directory()?;
+        }
     }
     if let Some(nice) = options.nice {
         daemon::set_nice(nice)?;
@@ -148,9 +152,11 @@ pub(crate) struct Program {
     tls: Arc<TlsContext>,
     credentials: CredentialStore,
     remotes: Remotes,
-    privileges: Option<Plan>,
+    privileges: Option<PrivilegePlan>,
     interface: Option<Interface>,
     env: ScriptEnv,
+    /// The options the interface was opened with, pushed ones included; closing needs the same.
+    interface_options: Option<Options>,
     /// Digest of the pushed options the interface was made for.
     pulled_digest: Option<[u8; 32]>,
     totals: Totals,
@@ -162,17 +168,17 @@ pub(crate) struct Program {
 impl Program {
     fn new(options: Options) -> Result<Self, Ending> {
         let options = Arc::new(options);
-        let signals = Signals::new().map_err(|e| Ending::fatal(format!("cannot catch signals: {e}")))?;
+        let signals = Signals::install().map_err(|e| Ending::fatal(format!("cannot catch signals: {e}")))?;
         let (tls, warnings) = tls_setup::context(&options).map_err(Ending::fatal)?;
         for warning in warnings {
             log::warn!("WARNING: {warning}");
         }
-        let privileges = Plan::new(
+        let privileges = privileges::plan(
             options.user.as_deref(),
             options.group.as_deref(),
             options.chroot.as_deref(),
         )
-        .map_err(|e| Ending::fatal(e.to_string()))?;
+        .map_err(Ending::fatal)?;
         let mut env = ScriptEnv::new();
         setup::base_environment(&options, &mut env);
         Ok(Program {
@@ -181,8 +187,9 @@ impl Program {
             options,
             signals,
             tls: Arc::new(tls),
-            privileges,
+            privileges: Some(privileges),
             interface: None,
+            interface_options: None,
             env,
             pulled_digest: None,
             totals: Totals::default(),
@@ -209,7 +216,7 @@ impl Program {
             let Ending::Restart { reason, backoff } = ending else { return ending };
             log::notice!("SIGUSR1[soft,{reason}] received, process restarting");
             if !self.options.persist_tun {
-                self.close_interface();
+                self.close_interface(true);
             }
             if let Some(max) = self.options.connect_retry_max
                 && self.remotes.round() >= max
@@ -286,69 +293,67 @@ impl Program {
         })
     }
 
-    // ---- interface, routes, scripts ------------------------------------------------------------
+    // ---- interface, scripts, privileges --------------------------------------------------------
 
-    fn open_interface(&mut self, target: &Target, pulled: Option<&PulledOptions>) -> Result<(), Ending> {
-        let plan = interface::plan(&self.options, &target.connection, pulled);
-        let interface = Interface::open(&self.options, &plan, &mut self.env).map_err(Ending::fatal)?;
+    /// Opens the device with these effective options.
+    fn open_interface(&mut self, options: &Options, connection: &Connection) -> Result<(), Ending> {
+        let restart = self.interface_options.is_some();
+        let interface = Interface::open(options, connection, &mut self.env, restart).map_err(Ending::fatal)?;
         self.interface = Some(interface);
+        self.interface_options = Some(options.clone());
         Ok(())
     }
 
-    fn close_interface(&mut self) {
-        if let Some(interface) = self.interface.take() {
+    fn close_interface(&mut self, restart: bool) {
+        if let (Some(interface), Some(options)) = (self.interface.take(), &self.interface_options) {
             self.env.set("signal", &self.last_reason);
-            interface.close(&self.options, &mut self.env);
-        }
-    }
-
-    fn route_delay(&self, pulled: Option<&PulledOptions>) -> u64 {
-        pulled.and_then(|p| p.route_delay).or(self.options.route_delay).unwrap_or(0)
-    }
-
-    /// Adds the routes and runs `route-up`; how many failed.
-    fn add_routes(&mut self, pulled: Option<&PulledOptions>, remote: Option<std::net::IpAddr>) -> usize {
-        match &mut self.interface {
-            Some(interface) => interface.add_routes(&self.options, pulled, remote, &mut self.env),
-            None => 0,
+            interface.close(options, &mut self.env, restart);
         }
     }
 
     fn note_peer(&mut self, peer: Endpoint) {
-        let ip = peer.remote.ip().to_string();
-        let (set, unset) = match peer.remote {
-            SocketAddr::V4(_) => ("trusted_ip", "trusted_ip6"),
-            SocketAddr::V6(_) => ("trusted_ip6", "trusted_ip"),
-        };
-        self.env.unset(unset);
-        self.env.set(set, &ip);
-        self.env.set("trusted_port", &peer.remote.port().to_string());
-        self.env.set(&format!("un{set}"), &ip);
-        self.env.set("untrusted_port", &peer.remote.port().to_string());
+        self.env.set_trusted(peer.remote);
+        self.env.set_untrusted(peer.remote);
     }
 
     fn note_certificates(&mut self, common_name: &str, tls: Option<&TlsSession>) {
         self.env.set("common_name", common_name);
         if let Some(peer) = tls.and_then(|t| t.peer()) {
-            for (name, value) in peer.environment() {
-                self.env.set(&name, &value);
+            for (name, value) in cert_env(&peer.chain) {
+                self.env.set(&name, value);
             }
+        }
+    }
+
+    fn note_pushed(&mut self, pulled: &PulledOptions) {
+        self.env.clear_foreign_options();
+        for option in &pulled.dhcp_option {
+            self.env.add_foreign_option(&format!("dhcp-option {option}"));
+        }
+        for option in &pulled.dns {
+            self.env.add_foreign_option(&format!("dns {option}"));
+        }
+        for (name, value) in &pulled.setenv {
+            self.env.set(name, value);
         }
     }
 
     fn run_ipchange(&mut self, peer: Endpoint) {
         let Some(command) = &self.options.ipchange else { return };
-        let arguments = [peer.remote.ip().to_string(), peer.remote.port().to_string()];
-        self.env.set("script_type", "ipchange");
-        if let Err(error) = script::run(&command.argv, &arguments, &self.env, self.options.script_security) {
-            log::warn!(in Script, "ipchange: {error}");
+        let arguments = script::ipchange_arguments(peer.remote);
+        let policy = setup::script_policy(&self.options);
+        let result = setup::script(command).run(Hook::IpChange, &arguments, &self.env, policy);
+        if let Err(error) = result {
+            log::warn!(in Script, "{}: ipchange: {error}", command.position);
         }
     }
 
+    /// `user`, `group`, `chroot`: once, when everything that needs root has been done.
     fn drop_privileges(&mut self) -> Result<(), Ending> {
-        let Some(plan) = self.privileges.take() else { return Ok(()) };
-        let keep = privileges::needed(&setup::later_work(&self.options));
-        privileges::drop(&plan, &keep).map_err(|e| Ending::fatal(e.to_string()))
+        let Some(plan) = self.privileges.take().filter(|p| !p.is_empty()) else { return Ok(()) };
+        privileges::drop(&plan, &setup::capabilities_kept(&self.options)).map_err(Ending::fatal)?;
+        log::notice!("privileges dropped: {}", plan.describe());
+        Ok(())
     }
 
     // ---- everyday ------------------------------------------------------------------------------
@@ -372,10 +377,6 @@ impl Program {
         }
     }
 
-    fn remotes_succeeded(&mut self) {
-        self.remotes.succeeded();
-    }
-
     fn begin_statistics(&mut self, peer: Arc<PeerStats>, worker: Arc<WorkerStats>) {
         self.totals.attach(peer, worker);
     }
@@ -389,8 +390,7 @@ impl Program {
     }
 
     /// What is looked at once a second: the status file, a changed CRL, suppressed log lines.
-    fn chores(&mut self, now: Now, counters: Counters) {
-        let _ = counters;
+    fn chores(&mut self, now: Now) {
         log::report_suppressed();
         match self.tls.reload_crl_if_changed() {
             Some(Ok(text)) => log::notice!(in Tls, "{text}"),
@@ -409,9 +409,9 @@ impl Program {
         }
     }
 
-    fn notify_ready(&self, started: Instant) {
-        log::info!("tunnel up after {:.1} s", started.elapsed().as_secs_f64());
-        daemon::notify_ready();
+    /// The tunnel carries packets: tell a service manager, once.
+    fn note_up(&mut self) {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     }
 
     fn auth_failed(&mut self, failed: &AuthFailed) -> Ending {
@@ -453,13 +453,5 @@ fn sleep_for_signal(signals: &mut Signals, wait: Duration, options: &Options) ->
         }
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         let _ = poll(&mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)], timeout);
-    }
-}
-
-/// Whether this end is the TLS server, for messages.
-pub(crate) fn role_name(role: TlsRole) -> &'static str {
-    match role {
-        TlsRole::Client => "tls-client",
-        TlsRole::Server => "tls-server",
     }
 }

@@ -11,14 +11,22 @@ use ringway_dataplane::worker::IoChoice;
 use super::keepalive::KeepaliveConfig;
 use super::remotes::{Target, resolve_local};
 use crate::config::options::{
-    Connection, Family, IoEngine, MssFix, MtuDisc, Options, Topology, Wrap,
+    Connection, Family, IoEngine, MssFix, MtuDisc, Options, Script, Topology, Wrap,
 };
+use crate::config::position::Source;
 use crate::config::pushed::PulledOptions;
-use crate::proto::TlsRole;
-use crate::proto::mssfix::{self, MssInput};
+use crate::host::env::ScriptEnv;
+use crate::host::privileges::Capability;
+use crate::host::script::{ScriptCommand, ScriptPolicy};
+use crate::log::{LogConfig, Target as LogTarget};
+use crate::proto::error::KeyFileError;
+use crate::proto::mssfix::{self, WireShape};
 use crate::proto::negotiate::{Negotiated, Preferences, Pushed};
 use crate::proto::occ::{OccCipher, OccInput, OccProto};
 use crate::proto::peer_info::{Detail, OwnPeerInfo, iv_proto};
+use crate::proto::push::AuthFailed;
+use crate::proto::wrap::tls_crypt_v2::ClientKey;
+use crate::proto::wrap::{StaticKey, WrapConfig};
 
 /// Version announced to peers: the release whose wire behaviour Ringway follows.
 pub(super) const IV_VER: &str = "2.7.6";
@@ -65,12 +73,13 @@ pub(super) fn io_choice(options: &Options) -> IoChoice {
     }
 }
 
-/// Liveness timers before anything is pushed.
-pub(super) fn keepalive(options: &Options) -> KeepaliveConfig {
-    // A pulling client waits no longer than this until the server says otherwise (protocol §9).
-    let restart = match (options.pull, options.ping_restart, options.ping_exit) {
-        (true, 0, 0) => 120,
-        (_, restart, _) => restart,
+/// Liveness timers. A pulling client that was told nothing waits 120 s at most (protocol §9);
+/// `pulled` is what the server pushed, already part of `options`.
+pub(super) fn keepalive(options: &Options, pulled: Option<&PulledOptions>) -> KeepaliveConfig {
+    let told = pulled.is_some_and(|p| p.ping_restart.is_some() || p.ping_exit.is_some());
+    let restart = match (options.ping_restart, options.ping_exit) {
+        (0, 0) if options.pull && !told => 120,
+        (restart, _) => restart,
     };
     KeepaliveConfig {
         ping: Duration::from_secs(options.ping),
@@ -148,22 +157,28 @@ pub(super) fn peer_info(options: &Options, connection: &Connection) -> String {
     })
 }
 
-/// What `mssfix` depends on once the data channel is agreed.
-pub(super) fn mss_input(target: &Target, negotiated: &Negotiated, remote: SocketAddr) -> MssInput {
-    let connection = &target.connection;
-    MssInput {
-        mssfix: match connection.mssfix {
-            MssFix::Off => mssfix::MssFix::Off,
-            MssFix::Payload(n) => mssfix::MssFix::Payload(n),
-            MssFix::Mtu(n) => mssfix::MssFix::Mtu(n),
-            MssFix::Fixed(n) => mssfix::MssFix::Fixed(n),
-        },
+/// What a data packet looks like on the wire, which `mssfix` depends on.
+pub(super) fn wire_shape(negotiated: &Negotiated, remote: SocketAddr) -> WireShape {
+    WireShape {
         cipher: negotiated.cipher,
         digest: negotiated.digest,
         format: negotiated.format,
         peer_id: negotiated.peer_id.is_some(),
+        tcp: false,
         outer_v6: remote.is_ipv6(),
         framing: negotiated.framing,
+        fragment: false,
+        tun_mtu_extra: 0,
+    }
+}
+
+/// `mssfix` in the arithmetic's words.
+pub(super) fn mssfix(option: MssFix) -> mssfix::MssFix {
+    match option {
+        MssFix::Off => mssfix::MssFix::Off,
+        MssFix::Payload(n) => mssfix::MssFix::Payload(n),
+        MssFix::Mtu(n) => mssfix::MssFix::Mtu(n),
+        MssFix::Fixed(n) => mssfix::MssFix::Fixed(n),
     }
 }
 
@@ -263,7 +278,7 @@ pub(super) fn wrap_config(options: &Options, connection: &Connection) -> Result<
         }
         Wrap::TlsCryptV2(key) => {
             let client = ClientKey::parse(&text(key)?).map_err(|e| bad(key, e))?;
-            client.wrap_config()
+            WrapConfig::TlsCryptV2Client { key: client.key, wkc: client.wkc }
         }
     })
 }
@@ -341,6 +356,17 @@ pub(super) fn capabilities_kept(options: &Options) -> Vec<Capability> {
         keep.push(Capability::CAP_NET_RAW);
     }
     keep
+}
+
+/// An AUTH_FAILED for the log.
+pub(super) fn auth_failed_text(failed: &AuthFailed) -> String {
+    let (kind, reason) = match failed {
+        AuthFailed::Plain { reason } => ("AUTH_FAILED", reason),
+        AuthFailed::Temporary { reason, .. } => ("AUTH_FAILED,TEMP", reason),
+        AuthFailed::Session { reason } => ("AUTH_FAILED,SESSION", reason),
+        AuthFailed::Challenge { text, .. } => ("AUTH_FAILED,CRV1", text),
+    };
+    if reason.is_empty() { kind.to_owned() } else { format!("{kind}: {reason}") }
 }
 
 fn family_of(ip: IpAddr) -> UdpFamily {

@@ -845,14 +845,15 @@ impl Tunnel {
             return;
         }
         if self.config.mode == Mode::PointToPoint {
-            self.log(3, format!("ignoring control message '{}'", message.name()));
+            self.log(3, format!("ignoring control message {message:?}"));
             return;
         }
         match message {
             ControlMessage::PushReply(options) => self.take_push_reply(options),
             ControlMessage::AuthPending { timeout } => {
                 let most = (self.config.reneg_sec / 2).max(self.config.hand_window);
-                let wait = timeout.map_or(self.config.hand_window, |t| most.min(t));
+                let asked = timeout.map(|t| Duration::from_secs(t.into()));
+                let wait = asked.map_or(self.config.hand_window, |t| most.min(t));
                 if self.pull.give_up.is_some() {
                     self.pull.give_up = Some(now.instant + wait);
                 }
@@ -863,10 +864,12 @@ impl Tunnel {
     }
 
     fn take_push_reply(&mut self, options: Vec<String>) {
-        let Some(all) = self.pull.assembler.push(options) else { return };
-        match all {
-            Ok(options) if self.pull.answered => self.events.push_back(Event::AuthToken(options)),
-            Ok(options) => {
+        match self.pull.assembler.add(options) {
+            Ok(None) => {}
+            Ok(Some(options)) if self.pull.answered => {
+                self.events.push_back(Event::AuthToken(options));
+            }
+            Ok(Some(options)) => {
                 self.pull.answered = true;
                 self.pull.next_request = None;
                 self.pull.give_up = None;
