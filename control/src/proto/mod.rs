@@ -4,6 +4,7 @@
 //! randomness: time, datagrams and commands come in, transmissions, events and a deadline go out.
 
 pub mod algorithm;
+pub mod cookie;
 pub mod error;
 pub mod key_derivation;
 pub mod key_exchange;

@@ -531,8 +531,8 @@ mod tests {
         let mut sides = windows.map(|window| Side::new(window, CHUNKS));
         let mut wire: Vec<Flying> = Vec::new();
         loop {
-            for from in 0..2 {
-                for (id, acks, payload) in sides[from].transmit(now) {
+            for (from, side) in sides.iter_mut().enumerate() {
+                for (id, acks, payload) in side.transmit(now) {
                     let copies = if rng.random_bool(0.05) { 2 } else { 1 };
                     for _ in 0..copies {
                         if rng.random_bool(loss) {
