@@ -257,7 +257,8 @@ impl AuthFailed {
 impl fmt::Display for AuthFailed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            AuthFailed::Plain { reason } => write_text(f, "AUTH_FAILED", "", reason),
+            AuthFailed::Plain { reason } if reason.is_empty() => f.write_str("AUTH_FAILED"),
+            AuthFailed::Plain { reason } => write!(f, "AUTH_FAILED,{reason}"),
             AuthFailed::Temporary {
                 backoff,
                 advance,
@@ -436,10 +437,13 @@ fn write_list(f: &mut fmt::Formatter<'_>, name: &str, options: &[String]) -> fmt
     options.iter().try_for_each(|option| write!(f, ",{option}"))
 }
 
+/// For messages whose text may follow bracketed flags.
 fn write_text(f: &mut fmt::Formatter<'_>, name: &str, flags: &str, text: &str) -> fmt::Result {
-    match flags.is_empty() && text.is_empty() {
-        true => f.write_str(name),
-        false => write!(f, "{name},{flags}{text}"),
+    match (flags, text) {
+        ("", "") => f.write_str(name),
+        // Or the text would be taken for flags.
+        ("", text) if text.starts_with('[') => write!(f, "{name},[]{text}"),
+        _ => write!(f, "{name},{flags}{text}"),
     }
 }
 
@@ -528,6 +532,7 @@ mod tests {
             ("RESTART,[N]", restart(true, false, "")),
             ("RESTART,[PN]back soon", restart(true, true, "back soon")),
             ("RESTART,back soon", restart(false, false, "back soon")),
+            ("RESTART,[][x]y", restart(false, false, "[x]y")),
             ("HALT,bye", ControlMessage::Halt { text: "bye".into() }),
             ("EXIT", ControlMessage::Exit),
             (
