@@ -39,7 +39,7 @@ pub struct KeySource {
 
 impl KeySource {
     /// Fresh randomness. To be sent even when keys come from the TLS exporter.
-    pub fn random(rng: &mut (impl rand::RngCore + rand::CryptoRng), role: TlsRole) -> Self {
+    pub fn random(rng: &mut impl rand::CryptoRng, role: TlsRole) -> Self {
         let mut source = KeySource {
             pre_master: [0; 48],
             random1: [0; 32],

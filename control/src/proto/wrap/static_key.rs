@@ -23,7 +23,7 @@ impl StaticKey {
     }
 
     /// A new key.
-    pub fn generate(rng: &mut (impl rand::RngCore + rand::CryptoRng)) -> Self {
+    pub fn generate(rng: &mut impl rand::CryptoRng) -> Self {
         let mut key = StaticKey([0; 256]);
         rng.fill_bytes(&mut key.0);
         key

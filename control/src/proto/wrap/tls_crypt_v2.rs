@@ -121,7 +121,7 @@ impl ServerKey {
     }
 
     /// A new key.
-    pub fn generate(rng: &mut (impl rand::RngCore + rand::CryptoRng)) -> Self {
+    pub fn generate(rng: &mut impl rand::CryptoRng) -> Self {
         let mut key = ServerKey([0; 128]);
         rng.fill_bytes(&mut key.0);
         key
