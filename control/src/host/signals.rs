@@ -38,7 +38,7 @@ impl Signals {
         let delivery = SignalDelivery::with_pipe(
             read,
             write,
-            SignalOnly::default(),
+            SignalOnly,
             [SIGUSR1, SIGHUP, SIGUSR2, SIGTERM, SIGINT],
         )?;
         Ok(Signals { delivery })
