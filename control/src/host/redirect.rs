@@ -265,7 +265,8 @@ fn expand_ipv4(
         prefix,
         gateway: Gateway::Via(vpn_gateway.into()),
         metric: input.metric,
-        ifindex: input.tunnel,
+        // The gateway may be behind a bridge that the tunnel device is part of.
+        ifindex: 0,
         table: None,
     };
     if flags.block_local
@@ -372,17 +373,17 @@ mod tests {
             steps("gateway def1", &input),
             [
                 remote,
-                "0.0.0.0/1 via 10.8.0.1 @7",
-                "128.0.0.0/1 via 10.8.0.1 @7"
+                "0.0.0.0/1 via 10.8.0.1 @0",
+                "128.0.0.0/1 via 10.8.0.1 @0"
             ]
         );
         assert_eq!(
             steps("gateway bypass-dhcp bypass-dns", &input),
-            [remote, "= 0.0.0.0/0 via 10.8.0.1 @7"]
+            [remote, "= 0.0.0.0/0 via 10.8.0.1 @0"]
         );
         assert_eq!(
             steps("gateway local", &input),
-            ["= 0.0.0.0/0 via 10.8.0.1 @7"]
+            ["= 0.0.0.0/0 via 10.8.0.1 @0"]
         );
         assert_eq!(steps("private", &input), [remote]);
         assert_eq!(
@@ -390,8 +391,8 @@ mod tests {
             [
                 remote,
                 "192.0.2.1/32 dev #2 @2",
-                "192.0.2.0/25 via 10.8.0.1 @7",
-                "192.0.2.128/25 via 10.8.0.1 @7"
+                "192.0.2.0/25 via 10.8.0.1 @0",
+                "192.0.2.128/25 via 10.8.0.1 @0"
             ]
         );
         assert_eq!(

@@ -529,6 +529,62 @@ mod tests {
         fs::remove_dir_all(&directory).unwrap();
     }
 
+    const CHILD: &str = "RINGWAY_TEST_LOG";
+
+    #[test]
+    fn a_log_file_also_gets_what_scripts_print() {
+        let path = std::env::temp_dir().join(format!("ringway-log-all-{}", std::process::id()));
+        fs::write(&path, "old\n").unwrap();
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "log::tests::child_logs",
+                "--ignored",
+                "--nocapture",
+            ])
+            .env(CHILD, &path)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let lines: Vec<&str> = text.lines().filter(|line| line.starts_with('>')).collect();
+        assert_eq!(lines, ["> one", "> script", "> error", "> two", "> three"]);
+        assert!(!text.contains("old"));
+    }
+
+    #[test]
+    #[ignore = "started by a_log_file_also_gets_what_scripts_print"]
+    fn child_logs() {
+        let Some(path) = std::env::var_os(CHILD) else {
+            return;
+        };
+        let config = LogConfig {
+            verb: 3,
+            suppress_timestamps: true,
+            redirect_stdio: true,
+            target: Target::File {
+                path: path.into(),
+                append: false,
+            },
+            ..LogConfig::default()
+        };
+        init(config.clone()).unwrap();
+        info!("> one");
+        let script = std::process::Command::new("/bin/sh")
+            .args(["-c", "echo '> script'; echo '> error' >&2"])
+            .status();
+        assert!(script.unwrap().success());
+        // Reading the configuration anew does not truncate the file again.
+        init(config).unwrap();
+        warn!(in Route, "> two");
+        detail!("> not shown");
+        reopen().unwrap();
+        set_verb(4);
+        detail!("> three");
+        report_suppressed();
+    }
+
     #[test]
     fn arguments_below_the_level_are_not_evaluated() {
         let mut evaluated = false;
