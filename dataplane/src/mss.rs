@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn what_is_left_alone() {
         let mss = [2, 4, 0x05, 0xb4];
-        let cases: [(&str, Vec<u8>, u16); 9] = [
+        let cases: [(&str, Vec<u8>, u16); 10] = [
             ("no limit", syn(false, SYN, &mss), 0),
             ("smaller already", syn(false, SYN, &mss), 1460),
             ("no SYN", syn(false, 0x10, &mss), 1000),
@@ -171,6 +171,11 @@ mod tests {
             (
                 "option of length 0",
                 syn(false, SYN, &[9, 0, 0, 0, 2, 4, 5, 0xb4]),
+                1000,
+            ),
+            (
+                "option of length 1",
+                syn(false, SYN, &[9, 1, 2, 4, 5, 0xb4, 0, 0]),
                 1000,
             ),
         ];

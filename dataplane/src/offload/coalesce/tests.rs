@@ -326,6 +326,18 @@ fn udp_without_a_checksum_or_with_another_length_passes_alone() {
     let mut packets = good.clone();
     packets[1][26..28].fill(0);
     assert_eq!(sizes(&packets), [1, 1, 1]);
+    // Also where zero happens to be what the sum asks for.
+    let mut sample = Sample::udp(false);
+    sample.id += 1;
+    let mut data = payload(100);
+    data[98..].fill(0);
+    let zeroed = sample.build(&data);
+    data[98..].copy_from_slice(&zeroed[26..28]);
+    packets[1] = sample.build(&data);
+    assert_eq!(sizes(&packets), [3]);
+    assert_eq!(packets[1][26..28], [0xff, 0xff]);
+    packets[1][26..28].fill(0);
+    assert_eq!(sizes(&packets), [1, 1, 1]);
     let mut packets = good;
     packets[1][25] -= 1;
     assert_eq!(sizes(&packets), [1, 1, 1]);
