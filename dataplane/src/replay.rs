@@ -297,7 +297,7 @@ mod tests {
         }
 
         #[test]
-        fn long_expiry_is_at_most_a_step_and_a_reap_late(
+        fn long_expiry_never_comes_early(
             expiry in 17u32..=600,
             arrivals in arrivals(),
         ) {

@@ -137,6 +137,12 @@ impl DataHeader {
         }
     }
 
+    /// Any four bytes, for published packets.
+    #[cfg(test)]
+    pub(crate) fn raw(bytes: [u8; 4]) -> Self {
+        DataHeader { bytes, len: 4 }
+    }
+
     /// Length in bytes, 1 or 4.
     #[inline]
     pub(crate) fn len(self) -> usize {

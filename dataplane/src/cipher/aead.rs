@@ -11,6 +11,7 @@
 use std::ops::Range;
 
 use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce};
+use zeroize::Zeroizing;
 
 use super::{FAILURE_LIMIT, Segment, TAG_LEN, aead_key, read_u32, usage};
 use crate::error::{DropReason, StartError};
@@ -26,12 +27,12 @@ pub(crate) const FRONT: usize = ID_LEN + TAG_LEN;
 
 struct AeadKey {
     key: LessSafeKey,
-    implicit_iv: [u8; 8],
+    implicit_iv: Zeroizing<[u8; 8]>,
 }
 
 impl AeadKey {
     fn new(cipher: Cipher, slots: &DirectionKey) -> Result<Self, StartError> {
-        let mut implicit_iv = [0; 8];
+        let mut implicit_iv = Zeroizing::new([0; 8]);
         implicit_iv.copy_from_slice(&slots.hmac[..8]);
         Ok(AeadKey {
             key: aead_key(cipher, &slots.cipher[..cipher.key_len()])?,
@@ -43,7 +44,7 @@ impl AeadKey {
     fn nonce(&self, id: u32) -> Nonce {
         let mut nonce = [0; 12];
         nonce[..4].copy_from_slice(&id.to_be_bytes());
-        nonce[4..].copy_from_slice(&self.implicit_iv);
+        nonce[4..].copy_from_slice(&*self.implicit_iv);
         Nonce::assume_unique_for_key(nonce)
     }
 }

@@ -83,8 +83,8 @@ impl Chain {
         let mut key = Zeroizing::new([0; 32]);
         let key = &mut key[..cipher.key_len()];
         expand(&self.secret, b"data_key", key, cipher)?;
-        let mut iv = [0; 12];
-        expand(&self.secret, b"data_iv", &mut iv, cipher)?;
+        let mut iv = Zeroizing::new([0; 12]);
+        expand(&self.secret, b"data_iv", iv.as_mut(), cipher)?;
         Ok(EpochKey {
             epoch: self.epoch,
             key: aead_key(cipher, key)?,
@@ -119,13 +119,13 @@ fn expand(
 struct EpochKey {
     epoch: u16,
     key: LessSafeKey,
-    iv: [u8; 12],
+    iv: Zeroizing<[u8; 12]>,
 }
 
 impl EpochKey {
     #[inline]
     fn nonce(&self, id: [u8; ID_LEN]) -> Nonce {
-        let mut nonce = self.iv;
+        let mut nonce = *self.iv;
         for (byte, id) in nonce.iter_mut().zip(id) {
             *byte ^= id;
         }

@@ -15,10 +15,6 @@ pub struct RecvKey {
     body: Body,
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "lives in a boxed slot; another pointer would cost the hot path"
-)]
 enum Body {
     Aead(aead::Opener),
     Epoch(epoch::Opener),

@@ -189,6 +189,16 @@ impl SendKey {
     }
 
     #[cfg(test)]
+    pub(super) fn set_header(&mut self, bytes: [u8; 4]) {
+        self.header = DataHeader::raw(bytes);
+    }
+
+    #[cfg(test)]
+    pub(super) fn header_len(&self) -> usize {
+        self.header.len()
+    }
+
+    #[cfg(test)]
     pub(super) fn set_iv(&mut self, iv: [u8; 16]) {
         if let Body::Cbc(sealer) = &mut self.body {
             sealer.fixed_iv = Some(iv);
