@@ -21,6 +21,8 @@ mod receive;
 mod syscalls;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod transmit;
 
 use std::io;

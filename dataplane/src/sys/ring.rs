@@ -158,7 +158,8 @@ impl Uring {
         engine.submit(0)?;
         engine.drain();
         // A kernel without multishot receive or poll refuses the request at once.
-        if !(engine.armed.rx && engine.armed.wake) && !engine.pending.socket_error {
+        let armed = engine.armed.rx && engine.armed.wake;
+        if !armed && !engine.pending.socket_error {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
         Ok(engine)

@@ -80,6 +80,10 @@ pub(crate) struct Received {
 }
 
 /// Receives one message.
+#[allow(
+    clippy::unnecessary_cast,
+    reason = "the control length's type differs between C libraries"
+)]
 pub(crate) fn receive(
     fd: BorrowedFd<'_>,
     name: &mut [u8; NAME_LEN],

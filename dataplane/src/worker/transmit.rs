@@ -177,9 +177,12 @@ impl Transmit {
             if errno != libc::EMSGSIZE {
                 continue;
             }
-            let index = about.and_then(|address: SocketAddr| peers.by_address(&address));
-            if let Some(peer) = index.and_then(|index| peers.get(index)) {
-                peer.set_path_mtu(detail, shared.udp.refuses_fragments(), shared.now);
+            // Our own host's errors name no port, and a path belongs to an address anyway.
+            let about = about.map(|address: SocketAddr| address.ip());
+            for peer in peers.iter_mut() {
+                if Some(peer.config.endpoint.remote.ip()) == about {
+                    peer.set_path_mtu(detail, shared.udp.refuses_fragments(), shared.now);
+                }
             }
         }
     }
