@@ -306,6 +306,8 @@ fn identity(draft: &mut Draft) -> Result<(), ConfigError> {
     let checked = options.remote_cert_tls.is_some()
         || options.remote_cert_eku.is_some()
         || options.verify_x509_name.is_some()
+        || options.ns_cert_type.is_some()
+        || !options.verify_hash.is_empty()
         || !options.peer_fingerprint.is_empty();
     if options.tls_role == TlsRole::Client && !checked {
         let message = "not set: any certificate of the same authority can pose as the server; \

@@ -85,10 +85,14 @@ pub struct Options {
     pub remote_cert_eku: Option<String>,
     /// Name the peer's certificate must carry.
     pub verify_x509_name: Option<VerifyX509Name>,
-    /// Certificate fields the peer's common name is taken from, first match first.
+    /// Certificate fields the peer's common name is made of, joined by `_`.
     pub x509_username_field: Vec<String>,
     /// SHA-256 fingerprints of acceptable peer certificates. Empty: not checked.
     pub peer_fingerprint: Vec<[u8; 32]>,
+    /// Digests of certificates that may sign the peer's. Empty: not checked.
+    pub verify_hash: Vec<CertHash>,
+    /// What the obsolete `nsCertType` extension of the peer must say.
+    pub ns_cert_type: Option<TlsRole>,
     /// Revocation lists.
     pub crl_verify: Option<CrlVerify>,
     /// Lowest TLS version.
@@ -333,6 +337,8 @@ impl Default for Options {
             verify_x509_name: None,
             x509_username_field: vec!["CN".to_owned()],
             peer_fingerprint: Vec::new(),
+            verify_hash: Vec::new(),
+            ns_cert_type: None,
             crl_verify: None,
             tls_version_min: TlsVersion::V1_2,
             tls_version_max: TlsVersion::V1_3,
@@ -594,6 +600,15 @@ pub enum VerifyX509Kind {
     Name,
     /// The beginning of the common name.
     NamePrefix,
+}
+
+/// One value of `verify-hash`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CertHash {
+    /// `SHA256`, the default.
+    Sha256([u8; 32]),
+    /// `SHA1`
+    Sha1([u8; 20]),
 }
 
 /// `crl-verify`.
