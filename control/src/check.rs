@@ -11,7 +11,7 @@ use std::path::Path;
 use nix::unistd::{AccessFlags, access};
 
 use crate::config::options::{Connection, Credentials, CrlVerify, Wrap};
-use crate::config::{Diagnostic, FileOrInline, Options, Severity, Source, load, script_list};
+use crate::config::{Diagnostic, FileOrInline, Options, Severity, Source, load_all, script_list};
 use crate::proto::wrap::StaticKey;
 use crate::proto::wrap::tls_crypt_v2::ClientKey;
 
@@ -90,16 +90,16 @@ impl Report {
     }
 }
 
-/// Checks the configuration that `args` name (see [`load`]). `cert_check` looks into certificates,
+/// Checks the configuration that `args` name (see [`crate::config::load`]). `cert_check` looks into certificates,
 /// keys and revocation lists; files it would find unreadable are already reported.
 pub fn check(args: &[String], cert_check: &dyn Fn(&Options) -> Vec<Diagnostic>) -> Report {
-    let findings = match load(args) {
+    let findings = match load_all(args) {
         Ok(loaded) => {
             let mut findings = loaded.warnings;
             findings.extend(check_options(&loaded.options, cert_check));
             findings
         }
-        Err(error) => vec![error.0],
+        Err(findings) => findings,
     };
     Report { findings }
 }

@@ -93,9 +93,9 @@ pub fn parse(args: &[String]) -> Result<Invocation, String> {
 
 /// The text of `--help`.
 pub fn help() -> String {
-    let mut text = format!("{}\n", first_line());
+    let mut text = format!("Ringway {}: ", env!("CARGO_PKG_VERSION"));
     text.push_str(
-        "An OpenVPN peer for Linux: the same configuration files, another engine.\n\
+        "an OpenVPN peer for Linux. The same configuration files, another engine.\n\
          \n\
          Run:\n  \
            ringway FILE                           with a configuration file\n  \
@@ -206,7 +206,7 @@ pub fn show_tls() -> String {
 /// `OpenVPN 2.x.y` for the scripts that look for it, then what it really is.
 pub fn first_line() -> String {
     format!(
-        "OpenVPN {EMULATED} ringway/{} {}-pc-linux-gnu [SSL (rustls, AWS-LC)] [EPOLL] [IO_URING] \
+        "OpenVPN {EMULATED} ringway/{} {}-pc-linux-gnu [SSL (rustls, AWS-LC)] [EPOLL] [io_uring] \
          [MH/PKTINFO] [AEAD]",
         env!("CARGO_PKG_VERSION"),
         std::env::consts::ARCH,

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use ringway_dataplane::framing::Framing;
 use ringway_dataplane::key_slot::{Cipher, Digest};
 
-use super::position::{Position, Source};
+use super::position::{Position, Secret, Source};
 use crate::proto::TlsRole;
 
 /// Everything a run is told by its configuration.
@@ -116,7 +116,7 @@ pub struct Options {
     /// A question whose answer is sent with the password.
     pub static_challenge: Option<StaticChallenge>,
     /// A session token to log in with instead of the password (usually pushed).
-    pub auth_token: Option<String>,
+    pub auth_token: Option<Secret>,
     /// The user name that goes with it, in base64 (usually pushed).
     pub auth_token_user: Option<String>,
     /// Largest control packet, UDP payload.
@@ -541,6 +541,16 @@ pub enum MssFix {
     Mtu(u16),
     /// Largest inner packet (`mssfix n fixed`).
     Fixed(u16),
+}
+
+impl MssFix {
+    /// What holds without a value of one's own (protocol §10).
+    pub fn default_for(tun_mtu: u16) -> Self {
+        match tun_mtu {
+            1500 => MssFix::Mtu(1492),
+            other => MssFix::Fixed(other),
+        }
+    }
 }
 
 /// `connect-retry`.

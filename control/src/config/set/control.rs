@@ -7,6 +7,7 @@ use crate::config::options::{
     AuthRetry, CertHash, CertProfile, Credentials, CrlVerify, ReplayWindow, StaticChallenge,
     TlsVersion, VerifyX509Kind, VerifyX509Name,
 };
+use crate::config::position::Secret;
 use crate::config::values::{
     choice, framing, number, number_u16, number_u32, seconds, some_seconds,
 };
@@ -189,7 +190,7 @@ fn set_login(draft: &mut Draft, given: &mut Given<'_>) -> Result<bool, String> {
                 },
             });
         }
-        "auth-token" => options.auth_token = Some(given.arg(0).to_owned()),
+        "auth-token" => options.auth_token = Some(Secret::new(given.arg(0))),
         "auth-token-user" => options.auth_token_user = Some(given.arg(0).to_owned()),
         "push-peer-info" => options.push_peer_info = true,
         "disable-occ" => options.disable_occ = true,
