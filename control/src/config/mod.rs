@@ -20,6 +20,7 @@ pub mod options;
 mod parser;
 pub mod position;
 pub mod pushed;
+mod routes;
 mod set;
 mod values;
 
