@@ -2,6 +2,7 @@
 //! everyday operations. The packet path is in `ringway_dataplane`.
 #![forbid(unsafe_code)]
 
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod driver;

@@ -1,7 +1,7 @@
 //! From what was given to what holds: defaults, options that stand for others, and checks of
 //! options against each other.
 
-use ringway_dataplane::key_slot::Cipher;
+use ringway_dataplane::key_slot::{Cipher, Digest};
 
 use super::algorithms::{DEFAULT_DATA_CIPHERS, cipher_from_name, cipher_name};
 use super::diagnostic::{ConfigError, Diagnostic};
@@ -181,8 +181,7 @@ fn connection(draft: &Draft, given: ConnectionDraft) -> Result<Connection, Confi
     }
     let tun_mtu = given.tun_mtu.unwrap_or(defaults.tun_mtu);
     let mssfix = match given.mssfix.unwrap_or(MssFixDraft::Default) {
-        MssFixDraft::Default if tun_mtu == 1500 => MssFix::Mtu(1492),
-        MssFixDraft::Default => MssFix::Fixed(tun_mtu),
+        MssFixDraft::Default => MssFix::default_for(tun_mtu),
         MssFixDraft::Off => MssFix::Off,
         MssFixDraft::Payload(n) => MssFix::Payload(n),
         MssFixDraft::Mtu(n) => MssFix::Mtu(n),
@@ -306,6 +305,8 @@ fn identity(draft: &mut Draft) -> Result<(), ConfigError> {
     let checked = options.remote_cert_tls.is_some()
         || options.remote_cert_eku.is_some()
         || options.verify_x509_name.is_some()
+        || options.ns_cert_type.is_some()
+        || !options.verify_hash.is_empty()
         || !options.peer_fingerprint.is_empty();
     if options.tls_role == TlsRole::Client && !checked {
         let message = "not set: any certificate of the same authority can pose as the server; \
@@ -323,6 +324,7 @@ fn ciphers(draft: &mut Draft) -> Result<(), ConfigError> {
     if let Some(list) = draft.data_ciphers.take() {
         draft.options.data_ciphers = cipher_list(draft, name, &list)?;
     }
+    weak_ciphers(draft)?;
     let options = &mut draft.options;
     let Some(cipher) = options.cipher else {
         return Ok(());
@@ -344,6 +346,43 @@ fn ciphers(draft: &mut Draft) -> Result<(), ConfigError> {
             cipher_names(&options.data_ciphers)
         );
         warn(draft, "cipher", &message);
+    }
+    Ok(())
+}
+
+/// What is possible but hardly meant, and `tls-auth` without a digest.
+fn weak_ciphers(draft: &mut Draft) -> Result<(), ConfigError> {
+    let options = &draft.options;
+    let wrapped = |connection: &Connection| matches!(connection.wrap, Wrap::TlsAuth { .. });
+    let digest = options.auth != Digest::None;
+    if !digest && options.connections.iter().any(wrapped) {
+        let message = "\"none\" is not possible with tls-auth; use tls-crypt or a digest";
+        return Err(conflict(draft, "auth", message));
+    }
+    let with = |wanted: &[Cipher]| {
+        options
+            .data_ciphers
+            .iter()
+            .any(|cipher| wanted.contains(cipher))
+            || options
+                .cipher
+                .is_some_and(|cipher| wanted.contains(&cipher))
+    };
+    let cbc = [Cipher::Aes128Cbc, Cipher::Aes192Cbc, Cipher::Aes256Cbc];
+    let (open, unsigned) = (with(&[Cipher::None]), !digest && with(&cbc));
+    if open {
+        warn(
+            draft,
+            "cipher",
+            "\"none\" is among the ciphers: packets may be sent in the clear",
+        );
+    }
+    if unsigned {
+        warn(
+            draft,
+            "auth",
+            "\"none\" leaves packets of CBC ciphers open to forgery",
+        );
     }
     Ok(())
 }

@@ -20,14 +20,15 @@ pub mod options;
 mod parser;
 pub mod position;
 pub mod pushed;
+mod routes;
 mod set;
 mod values;
 
 pub use diagnostic::{ConfigError, Diagnostic, Severity};
 pub(crate) use finish::script_list;
 pub use options::Options;
-pub use parser::{COMMAND_LINE, Loaded, load, parse_text};
-pub use position::{FileOrInline, Position, Source};
+pub use parser::{COMMAND_LINE, Loaded, load, load_all, parse_text};
+pub use position::{FileOrInline, Position, Secret, Source};
 
 #[cfg(test)]
 mod tests;

@@ -5,13 +5,17 @@
 //! `remote` to the next are in [`Connection`]; after loading there is at least one. Times are
 //! whole seconds, sizes bytes.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 
 use ringway_dataplane::framing::Framing;
 use ringway_dataplane::key_slot::{Cipher, Digest};
 
-use super::position::{Position, Source};
+use super::position::{Position, Secret, Source};
+pub use super::routes::{
+    Ifconfig, IfconfigIpv6, PullFilter, PullFilterAction, RedirectGateway, Route, RouteAddr,
+    RouteGateway, RouteIpv6, Topology,
+};
 use crate::proto::TlsRole;
 
 /// Everything a run is told by its configuration.
@@ -85,10 +89,14 @@ pub struct Options {
     pub remote_cert_eku: Option<String>,
     /// Name the peer's certificate must carry.
     pub verify_x509_name: Option<VerifyX509Name>,
-    /// Certificate fields the peer's common name is taken from, first match first.
+    /// Certificate fields the peer's common name is made of, joined by `_`.
     pub x509_username_field: Vec<String>,
     /// SHA-256 fingerprints of acceptable peer certificates. Empty: not checked.
     pub peer_fingerprint: Vec<[u8; 32]>,
+    /// Digests of certificates that may sign the peer's. Empty: not checked.
+    pub verify_hash: Vec<CertHash>,
+    /// What the obsolete `nsCertType` extension of the peer must say.
+    pub ns_cert_type: Option<TlsRole>,
     /// Revocation lists.
     pub crl_verify: Option<CrlVerify>,
     /// Lowest TLS version.
@@ -112,7 +120,7 @@ pub struct Options {
     /// A question whose answer is sent with the password.
     pub static_challenge: Option<StaticChallenge>,
     /// A session token to log in with instead of the password (usually pushed).
-    pub auth_token: Option<String>,
+    pub auth_token: Option<Secret>,
     /// The user name that goes with it, in base64 (usually pushed).
     pub auth_token_user: Option<String>,
     /// Largest control packet, UDP payload.
@@ -333,6 +341,8 @@ impl Default for Options {
             verify_x509_name: None,
             x509_username_field: vec!["CN".to_owned()],
             peer_fingerprint: Vec::new(),
+            verify_hash: Vec::new(),
+            ns_cert_type: None,
             crl_verify: None,
             tls_version_min: TlsVersion::V1_2,
             tls_version_max: TlsVersion::V1_3,
@@ -537,6 +547,16 @@ pub enum MssFix {
     Fixed(u16),
 }
 
+impl MssFix {
+    /// What holds without a value of one's own (protocol §10).
+    pub fn default_for(tun_mtu: u16) -> Self {
+        match tun_mtu {
+            1500 => MssFix::Mtu(1492),
+            other => MssFix::Fixed(other),
+        }
+    }
+}
+
 /// `connect-retry`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectRetry {
@@ -594,6 +614,15 @@ pub enum VerifyX509Kind {
     Name,
     /// The beginning of the common name.
     NamePrefix,
+}
+
+/// One value of `verify-hash`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CertHash {
+    /// `SHA256`, the default.
+    Sha256([u8; 32]),
+    /// `SHA1`
+    Sha1([u8; 20]),
 }
 
 /// `crl-verify`.
@@ -675,163 +704,6 @@ pub struct Inactive {
     pub seconds: u64,
     /// Traffic that is needed in it; 0 is satisfied by any packet.
     pub bytes: u64,
-}
-
-/// `topology`, for a tun device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Topology {
-    /// Point to point, a /30 per client.
-    Net30,
-    /// Point to point.
-    P2p,
-    /// One subnet for all.
-    Subnet,
-}
-
-/// `ifconfig`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Ifconfig {
-    /// Own address.
-    pub local: Ipv4Addr,
-    /// The peer's address; with topology subnet the netmask.
-    pub remote_netmask: Ipv4Addr,
-}
-
-/// `ifconfig-ipv6`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct IfconfigIpv6 {
-    /// Own address.
-    pub local: Ipv6Addr,
-    /// Prefix length.
-    pub prefix: u8,
-    /// The peer's address, the default gateway of IPv6 routes.
-    pub remote: Ipv6Addr,
-}
-
-/// The network or gateway of a route as written.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum RouteAddr {
-    /// An address.
-    Addr(Ipv4Addr),
-    /// A host name, to resolve when the route is added.
-    Name(String),
-    /// `vpn_gateway`
-    VpnGateway,
-    /// `net_gateway`
-    NetGateway,
-    /// `remote_host`
-    RemoteHost,
-}
-
-/// `route`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Route {
-    /// Network.
-    pub network: RouteAddr,
-    /// Netmask.
-    pub netmask: Ipv4Addr,
-    /// Gateway; `None` is the tunnel's.
-    pub gateway: Option<RouteAddr>,
-    /// Metric; `None` is `route_metric`'s.
-    pub metric: Option<u32>,
-}
-
-/// `route-ipv6`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct RouteIpv6 {
-    /// Network; bits outside the prefix are clear.
-    pub network: Ipv6Addr,
-    /// Prefix length.
-    pub prefix: u8,
-    /// Gateway; `None` is the tunnel's.
-    pub gateway: Option<Ipv6Addr>,
-    /// Metric; `None` is `route_metric`'s.
-    pub metric: Option<u32>,
-}
-
-/// `route-gateway`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum RouteGateway {
-    /// A fixed address.
-    Addr(Ipv4Addr),
-    /// A host name, to resolve when routes are added.
-    Name(String),
-}
-
-/// One `pull-filter`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PullFilter {
-    /// What to do with an option that begins with `text`.
-    pub action: PullFilterAction,
-    /// The beginning.
-    pub text: String,
-}
-
-/// What a `pull-filter` does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PullFilterAction {
-    /// Take it.
-    Accept,
-    /// Skip it.
-    Ignore,
-    /// Restart.
-    Reject,
-}
-
-/// `redirect-gateway` and `redirect-private` (the latter without `reroute`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct RedirectGateway {
-    /// Move the default route (`redirect-gateway`, not `redirect-private`).
-    pub reroute: bool,
-    /// IPv4 too (no `!ipv4`).
-    pub ipv4: bool,
-    /// IPv6 too (`ipv6`).
-    pub ipv6: bool,
-    /// Two half routes instead of a new default route.
-    pub def1: bool,
-    /// The peer is on a directly connected network: no host route to it.
-    pub local: bool,
-    /// Decide about `local` when routes are added.
-    pub autolocal: bool,
-    /// A host route to the DHCP server.
-    pub bypass_dhcp: bool,
-    /// Host routes to the DNS servers.
-    pub bypass_dns: bool,
-    /// Cut off the local network.
-    pub block_local: bool,
-}
-
-impl RedirectGateway {
-    /// Both, the flags of each holding.
-    pub fn merged(self, other: RedirectGateway) -> RedirectGateway {
-        RedirectGateway {
-            reroute: self.reroute || other.reroute,
-            ipv4: self.ipv4 && other.ipv4,
-            ipv6: self.ipv6 || other.ipv6,
-            def1: self.def1 || other.def1,
-            local: self.local || other.local,
-            autolocal: self.autolocal || other.autolocal,
-            bypass_dhcp: self.bypass_dhcp || other.bypass_dhcp,
-            bypass_dns: self.bypass_dns || other.bypass_dns,
-            block_local: self.block_local || other.block_local,
-        }
-    }
-}
-
-impl Default for RedirectGateway {
-    fn default() -> Self {
-        RedirectGateway {
-            reroute: true,
-            ipv4: true,
-            ipv6: false,
-            def1: false,
-            local: false,
-            autolocal: false,
-            bypass_dhcp: false,
-            bypass_dns: false,
-            block_local: false,
-        }
-    }
 }
 
 /// A script with the arguments that stand before Ringway's own.

@@ -42,6 +42,29 @@ pub fn load(args: &[String]) -> Result<Loaded, ConfigError> {
     finish(parser.draft)
 }
 
+/// Like [`load`], but goes on after a fault, to find them all.
+///
+/// # Errors
+/// Every finding, warnings included, when at least one of them is an error.
+pub fn load_all(args: &[String]) -> Result<Loaded, Vec<Diagnostic>> {
+    let mut parser = Parser {
+        keep_going: true,
+        ..Parser::default()
+    };
+    if let Err(error) = parser.command_line(args) {
+        parser.faults.push(error.0);
+    }
+    let mut findings = parser.draft.warnings.clone();
+    if parser.faults.is_empty() {
+        return finish(parser.draft).map_err(|error| {
+            findings.push(error.0);
+            findings
+        });
+    }
+    findings.append(&mut parser.faults);
+    Err(findings)
+}
+
 /// Reads the text of one file, which must not name further `config` files. Touches no file.
 ///
 /// # Errors
@@ -66,6 +89,10 @@ struct Parser {
     ignore_unknown: BTreeSet<String>,
     /// `setenv FORWARD_COMPATIBLE 1`: every unknown option is only warned of.
     forward_compatible: bool,
+    /// Collect faults instead of ending at the first.
+    keep_going: bool,
+    /// What was collected.
+    faults: Vec<Diagnostic>,
 }
 
 impl Parser {
@@ -126,8 +153,18 @@ impl Parser {
         Ok(())
     }
 
-    /// One option outside `<connection>`.
+    /// One option outside `<connection>`; its fault is kept if that is wanted.
     fn directive(&mut self, line: Line) -> Result<(), ConfigError> {
+        match self.act_on(line) {
+            Err(fault) if self.keep_going => {
+                self.faults.push(fault.0);
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn act_on(&mut self, line: Line) -> Result<(), ConfigError> {
         let Some((directive, line)) = self.admit(line)? else {
             return Ok(());
         };

@@ -80,6 +80,28 @@ impl Source {
     }
 }
 
+/// A text that must not be shown, such as a token. Wiped when dropped.
+#[derive(Clone, PartialEq, Eq, zeroize::ZeroizeOnDrop)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Takes the text over.
+    pub fn new(text: impl Into<String>) -> Self {
+        Secret(text.into())
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
 impl fmt::Debug for FileOrInline {
     /// Inline content may be a private key and is never shown.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -12,9 +12,10 @@ use super::algorithms::cipher_from_name;
 use super::directives::{self, Class, PULL};
 use super::lexer::{self, quote};
 use super::options::{
-    Connection, Ifconfig, IfconfigIpv6, Inactive, Options, PullFilter, PullFilterAction,
+    Connection, Ifconfig, IfconfigIpv6, Inactive, MssFix, Options, PullFilter, PullFilterAction,
     RedirectGateway, Route, RouteAddr, RouteGateway, RouteIpv6, Topology,
 };
+use super::position::Secret;
 use super::values::{
     arg, framing, ifconfig, ifconfig_ipv6, inactive, ipv6, metric, number_u8, number_u16,
     number_u32, redirect_gateway, route, route_gateway, route_ipv6, seconds, topology,
@@ -117,7 +118,7 @@ pub struct PulledOptions {
     /// MTU of the device, not yet limited by `tun-mtu-max`.
     pub tun_mtu: Option<u16>,
     /// Token to log in with from now on.
-    pub auth_token: Option<String>,
+    pub auth_token: Option<Secret>,
     /// User name that goes with the token, in base64.
     pub auth_token_user: Option<String>,
     /// Framing of data packets.
@@ -229,7 +230,11 @@ impl PulledOptions {
             &self.explicit_exit_notify,
         );
         if let Some(mtu) = self.tun_mtu {
+            let before = MssFix::default_for(connection.tun_mtu);
             connection.tun_mtu = mtu.min(connection.tun_mtu_max);
+            if connection.mssfix == before {
+                connection.mssfix = MssFix::default_for(connection.tun_mtu);
+            }
         }
     }
 }
@@ -425,7 +430,7 @@ fn set_session(name: &str, args: &[String], state: &mut PulledOptions) -> Result
         }
         "push-continuation" => {}
         "tun-mtu" => state.tun_mtu = Some(number_u16(first, 100..=u16::MAX)?),
-        "auth-token" => state.auth_token = Some(first.to_owned()),
+        "auth-token" => state.auth_token = Some(Secret::new(first)),
         "auth-token-user" => state.auth_token_user = Some(first.to_owned()),
         "compress" | "comp-lzo" => {
             let (framing, compressed) = framing(name, args.first())?;
@@ -522,6 +527,7 @@ mod tests {
         assert_eq!(options.route.len(), 1);
         assert_eq!(options.dhcp_option, ["DNS 10.8.0.1"]);
         assert_eq!(connection.tun_mtu, 1400);
+        assert_eq!(connection.mssfix, MssFix::Fixed(1400));
     }
 
     #[test]
@@ -634,7 +640,11 @@ mod tests {
     #[test]
     fn tokens_stay_out_of_messages() {
         let (state, _) = pull("auth-token SESS_ID_AT_secret");
-        assert_eq!(state.auth_token.as_deref(), Some("SESS_ID_AT_secret"));
+        assert_eq!(
+            state.auth_token.as_ref().map(Secret::as_str),
+            Some("SESS_ID_AT_secret")
+        );
+        assert!(!format!("{state:?}").contains("secret"));
         let (_, outcomes) = pull("auth-token SESS_ID_AT_secret x");
         let PushOutcome::Warning(message) = &outcomes[0] else {
             panic!("{outcomes:?}")

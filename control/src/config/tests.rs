@@ -424,6 +424,14 @@ fn warnings_say_what_does_not_hold() {
             "tls-version-min 1.0",
             "t.conf:8: tls-version-min: TLS 1.0 cannot be spoken",
         ),
+        (
+            "data-ciphers none:DEFAULT",
+            "cipher: \"none\" is among the ciphers",
+        ),
+        (
+            "auth none\ndata-ciphers AES-256-CBC",
+            "t.conf:8: auth: \"none\" leaves",
+        ),
         ("fast-io", "t.conf:8: fast-io: no effect: "),
         (
             "setenv FORWARD_COMPATIBLE 1\nnewer x",
@@ -506,6 +514,21 @@ fn command_line_and_files() {
         nested.ends_with("config: files are nested more than 10 deep"),
         "{nested}"
     );
+
+    let all = load_all(&args(&format!(
+        "--verb x --fast-io --frob --config {file} --port 0"
+    )))
+    .unwrap_err();
+    let all: Vec<_> = all
+        .iter()
+        .map(|finding| (finding.severity, finding.line))
+        .collect();
+    let error = Severity::Error;
+    assert_eq!(
+        all,
+        [(Severity::Warning, 3), (error, 1), (error, 4), (error, 7)]
+    );
+    assert!(load_all(&args(&file)).is_ok());
     std::fs::remove_dir_all(&dir).unwrap();
 }
 

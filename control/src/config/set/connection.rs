@@ -180,7 +180,7 @@ fn mssfix(given: &Given<'_>) -> Result<MssFixDraft, String> {
     let kind = given.args.get(1).map(String::as_str);
     match number_u16(text, 0..=u16::MAX)? {
         0 if kind.is_none() => Ok(MssFixDraft::Off),
-        1..100 | 0 => Err(format!(
+        0..100 => Err(format!(
             "{text} bytes are too few; at least 100, or 0 for off"
         )),
         n => match kind {

@@ -4,9 +4,10 @@ use crate::config::algorithms::{cipher_from_name, digest_from_name};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::draft::{Draft, Given};
 use crate::config::options::{
-    AuthRetry, CertProfile, Credentials, CrlVerify, ReplayWindow, StaticChallenge, TlsVersion,
-    VerifyX509Kind, VerifyX509Name,
+    AuthRetry, CertHash, CertProfile, Credentials, CrlVerify, ReplayWindow, StaticChallenge,
+    TlsVersion, VerifyX509Kind, VerifyX509Name,
 };
+use crate::config::position::Secret;
 use crate::config::values::{
     choice, framing, number, number_u16, number_u32, seconds, some_seconds,
 };
@@ -47,10 +48,8 @@ fn set_tls(draft: &mut Draft, given: &mut Given<'_>) -> Result<bool, String> {
         }
         "peer-fingerprint" => match given.inline.take() {
             Some(content) => {
-                for line in content.lines().map(str::trim) {
-                    if !line.is_empty() && !line.starts_with(['#', ';']) {
-                        options.peer_fingerprint.push(fingerprint(line)?);
-                    }
+                for line in fingerprint_lines(&content) {
+                    options.peer_fingerprint.push(fingerprint(line)?);
                 }
             }
             None => {
@@ -59,6 +58,28 @@ fn set_tls(draft: &mut Draft, given: &mut Given<'_>) -> Result<bool, String> {
                 }
             }
         },
+        "verify-hash" => {
+            let sha1 = match given.args.get(1) {
+                Some(word) => choice(word, &[("SHA256", false), ("SHA1", true)])?,
+                None => false,
+            };
+            let read = |text: &str| match sha1 {
+                true => fingerprint(text).map(CertHash::Sha1),
+                false => fingerprint(text).map(CertHash::Sha256),
+            };
+            match given.inline.take() {
+                Some(content) => {
+                    for line in fingerprint_lines(&content) {
+                        options.verify_hash.push(read(line)?);
+                    }
+                }
+                None => options.verify_hash.push(read(given.arg(0))?),
+            }
+        }
+        "ns-cert-type" => {
+            let words = [("server", TlsRole::Server), ("client", TlsRole::Client)];
+            options.ns_cert_type = Some(choice(given.arg(0), &words)?);
+        }
         "remote-cert-tls" => {
             let words = [("server", TlsRole::Server), ("client", TlsRole::Client)];
             options.remote_cert_tls = Some(choice(given.arg(0), &words)?);
@@ -169,7 +190,7 @@ fn set_login(draft: &mut Draft, given: &mut Given<'_>) -> Result<bool, String> {
                 },
             });
         }
-        "auth-token" => options.auth_token = Some(given.arg(0).to_owned()),
+        "auth-token" => options.auth_token = Some(Secret::new(given.arg(0))),
         "auth-token-user" => options.auth_token_user = Some(given.arg(0).to_owned()),
         "push-peer-info" => options.push_peer_info = true,
         "disable-occ" => options.disable_occ = true,
@@ -253,10 +274,11 @@ fn credentials(given: &mut Given<'_>) -> Result<Credentials, String> {
     }
 }
 
-/// A SHA-256 fingerprint: 32 bytes in hex, colons between them.
-fn fingerprint(text: &str) -> Result<[u8; 32], String> {
-    let error = || format!("\"{text}\" is not a SHA-256 fingerprint (32 bytes in hex with colons)");
-    let mut bytes = [0; 32];
+/// A SHA-256 fingerprint, or with another length that of another digest: bytes in hex, colons
+/// between them.
+fn fingerprint<const N: usize>(text: &str) -> Result<[u8; N], String> {
+    let error = || format!("\"{text}\" is not a fingerprint ({N} bytes in hex with colons)");
+    let mut bytes = [0; N];
     let mut parts = text.split(':');
     for byte in &mut bytes {
         let part = parts.next().ok_or_else(error)?;
@@ -269,6 +291,14 @@ fn fingerprint(text: &str) -> Result<[u8; 32], String> {
         None => Ok(bytes),
         Some(_) => Err(error()),
     }
+}
+
+/// The lines of an inline block of fingerprints, without comments.
+fn fingerprint_lines(content: &str) -> impl Iterator<Item = &str> {
+    content
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with(['#', ';']))
 }
 
 fn tls_version(text: &str) -> Result<TlsVersion, String> {
