@@ -7,6 +7,7 @@
     unsafe_code,
     reason = "a counting allocator cannot be written without it"
 )]
+#![allow(clippy::unwrap_used, reason = "helpers of a test")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
