@@ -77,6 +77,8 @@ pub(crate) struct Uring {
     outstanding: usize,
     woken: bool,
     tun_ready: bool,
+    /// The ring failed with requests queued whose memory may be gone; it is never entered again.
+    dead: bool,
     /// What completed while sends or writes were waited for.
     pending: Inbox,
 }
@@ -152,6 +154,7 @@ impl Uring {
             outstanding: 0,
             woken: false,
             tun_ready: false,
+            dead: false,
             pending: Inbox::new(),
         };
         engine.arm()?;
@@ -395,19 +398,26 @@ impl Uring {
                 return Ok(());
             }
             self.submit(0)?;
+            self.drain();
         }
     }
 
     /// Submits what is queued, lets the kernel complete what it can, waits for `want` completions.
     fn submit(&mut self, want: usize) -> io::Result<()> {
         loop {
+            if self.dead {
+                return Err(io::Error::from_raw_os_error(libc::EOWNERDEAD));
+            }
             match self.ring.submit_and_wait(want) {
                 Ok(_) => return Ok(()),
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EINTR) => {}
                     // The completion queue must be emptied first; the caller does that next.
                     Some(libc::EBUSY) => return Ok(()),
-                    _ => return Err(error),
+                    _ => {
+                        self.dead = true;
+                        return Err(error);
+                    }
                 },
             }
         }
@@ -590,4 +600,110 @@ fn poll_in() -> u32 {
 
 fn second() -> Timespec {
     Timespec::new().sec(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::Failures;
+    use crate::worker::testing::{FakeTun, loopback_socket};
+    use nix::sys::eventfd::EfdFlags;
+
+    fn engine(udp: UdpSocket) -> Option<Uring> {
+        let wake = EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK).unwrap();
+        match Uring::new(Arc::new(udp), Arc::new(wake)) {
+            Ok(engine) => Some(engine),
+            Err(error) => {
+                eprintln!("skipped: no io_uring ({error})");
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn without_multishot_reads_the_device_is_polled() {
+        let Some(mut engine) = engine(loopback_socket()) else {
+            return;
+        };
+        engine.tun_mode = TunMode::Poll;
+        let (queue, tun) = FakeTun::new(false);
+        engine.attach_tun(queue).unwrap();
+        let mut inbox = Inbox::new();
+        for round in 0..3u8 {
+            for i in 0..40 {
+                tun.inject(&[round, i, 7]);
+            }
+            let mut got = Vec::new();
+            while got.len() < 40 {
+                inbox.clear();
+                engine.wait(true, &mut inbox).unwrap();
+                for message in &inbox.tun {
+                    let bytes = &engine.tun_bytes_mut()[message.start..][..message.len];
+                    got.push(bytes.to_vec());
+                }
+                engine.release(&inbox);
+            }
+            let expected: Vec<_> = (0..40).map(|i| vec![round, i, 7]).collect();
+            assert_eq!(got, expected);
+        }
+        assert!(engine.detach_tun().unwrap().is_some());
+    }
+
+    #[test]
+    fn more_messages_than_slots_all_arrive_and_slots_come_back() {
+        let udp = loopback_socket();
+        let to = crate::command::Endpoint::new(udp.local_addr().unwrap());
+        let Some(mut engine) = engine(udp) else {
+            return;
+        };
+        let sender = loopback_socket();
+        let mut inbox = Inbox::new();
+        for _ in 0..3 {
+            for i in 0..100u8 {
+                sender.send_to(&to, &[i; 10]).unwrap();
+            }
+            let mut got = Vec::new();
+            while got.len() < 100 {
+                inbox.clear();
+                engine.wait(true, &mut inbox).unwrap();
+                assert!(inbox.rx.len() <= usize::from(RX_SLOTS));
+                for message in &inbox.rx {
+                    assert_eq!(message.len, 10);
+                    got.push(engine.rx_bytes_mut()[message.start]);
+                }
+                engine.release(&inbox);
+            }
+            assert_eq!(got, (0..100).collect::<Vec<u8>>());
+        }
+    }
+
+    #[test]
+    fn more_operations_than_entries_complete_in_order() {
+        let udp = loopback_socket();
+        let receiver = loopback_socket();
+        let to = crate::command::Endpoint::new(receiver.local_addr().unwrap());
+        let Some(mut engine) = engine(udp) else {
+            return;
+        };
+        let tx: Vec<u8> = (0..=255).collect();
+        let ops: Vec<_> = (0..250)
+            .map(|start| SendOp {
+                start,
+                len: 1,
+                gso_size: 0,
+                tos: None,
+                to,
+                peer: 0,
+                source: None,
+            })
+            .collect();
+        let mut failures = Failures::new();
+        engine.send(&tx, &ops, &mut failures).unwrap();
+        assert!(failures.sends.is_empty());
+        let mut buf = [0; 8];
+        for start in 0..250 {
+            receiver.receive(&mut buf).unwrap().unwrap();
+            assert_eq!(usize::from(buf[0]), start);
+        }
+    }
 }

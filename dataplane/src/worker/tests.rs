@@ -14,6 +14,7 @@ use crate::offload::sample::{Sample, payload};
 use crate::offload::split;
 use crate::offload::vnet_hdr::VnetHdr;
 use crate::sys::socket;
+use crate::tun::{TunConfig, TunDevice};
 use crate::udp::{Family, MtuDiscovery, UdpConfig, UdpSocket};
 use crate::wire;
 use std::os::fd::AsFd;
@@ -422,4 +423,78 @@ fn the_event_descriptor_wakes_the_control_thread() {
         drop(node);
         assert!(started.elapsed() < PATIENCE);
     }
+}
+
+#[test]
+fn a_peer_that_was_away_is_reached_when_it_comes_back() {
+    for io in engines() {
+        let a = Node::new(io, loopback_socket(), false);
+        let b = Node::new(io, loopback_socket(), false);
+        let port = b.address.port();
+        connect(&a, &b, |_| (), Cipher::Aes256Gcm);
+        drop(b);
+        let packet = Sample::udp(false).build(b"x");
+        for _ in 0..20 {
+            // Each is answered by a "port unreachable" that the next send or receive meets.
+            a.tun.inject(&packet);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        assert_eq!(a.worker.stats().drops(DropReason::IoError), 0, "{io:?}");
+        let udp = UdpSocket::open(&UdpConfig {
+            port,
+            ..loopback_config()
+        })
+        .unwrap();
+        let b = Node::new(io, udp, false);
+        let (_, keys) = key_pair(Cipher::Aes256Gcm);
+        b.send(Command::SetPeer(PEER, Box::new(b.config(a.address))));
+        b.send(Command::InstallKey(PEER, 0, Box::new(keys)));
+        b.send(Command::UseKey(PEER, 0));
+        // Nothing is lost of what a command precedes.
+        std::thread::sleep(QUIET);
+        a.tun.inject(&packet);
+        assert_eq!(b.tun.next(PATIENCE), Some(packet.clone()), "{io:?}");
+        b.tun.inject(&packet);
+        assert_eq!(a.tun.next(PATIENCE), Some(packet), "{io:?}");
+    }
+}
+
+#[test]
+fn a_real_device_goes_down_and_away_without_a_spin() {
+    in_network_namespace(|| {
+        for io in engines() {
+            let mut device = TunDevice::open(&TunConfig::new("tun")).unwrap();
+            let a = Node::new(io, loopback_socket(), true);
+            let b = Node::new(io, loopback_socket(), true);
+            connect(&a, &b, |_| (), Cipher::Aes256Gcm);
+            a.send(Command::AttachTun(device.queues.remove(0)));
+            let packet = with_header(&VnetHdr::default(), &Sample::udp(false).build(b"x"));
+            // Down: what arrives cannot be written.
+            b.tun.inject(&packet);
+            a.dropped(DropReason::IoError, 1);
+
+            ip(&format!("addr add 10.0.0.1/24 dev {}", device.name));
+            ip(&format!("link set {} up", device.name));
+            let inside = std::net::UdpSocket::bind("10.0.0.1:0").unwrap();
+            inside.send_to(&[5; 100], "10.0.0.2:9").unwrap();
+            let seen = loop {
+                let seen = b.tun.next(PATIENCE).unwrap();
+                // The kernel says more on a new device than what we send.
+                if seen.len() == VnetHdr::LEN + 128 && seen[VnetHdr::LEN] >> 4 == 4 {
+                    break seen;
+                }
+            };
+            assert_eq!(seen[VnetHdr::LEN + 28..], [5; 100], "{io:?}");
+
+            ip(&format!("link del {}", device.name));
+            a.event(|event| match event {
+                Event::Notice(text) if text.contains("gone") => Some(()),
+                _ => None,
+            });
+            let batches = a.worker.stats().batches.load(Relaxed);
+            std::thread::sleep(QUIET);
+            assert!(a.worker.stats().batches.load(Relaxed) < batches + 10);
+            assert!(a.worker.stop().is_none());
+        }
+    });
 }
