@@ -435,29 +435,34 @@ pub(crate) struct PemBlock {
 /// Cuts a PEM text into blocks; text around them is ignored.
 pub(crate) fn pem_blocks(text: &[u8]) -> Result<Vec<PemBlock>, String> {
     let mut out = Vec::new();
-    let mut open: Option<(String, Vec<(String, String)>, Zeroizing<Vec<u8>>)> = None;
+    let mut open: Option<PemBlock> = None;
     for raw in text.split(|byte| matches!(byte, b'\n' | b'\r')) {
         let line = raw.trim_ascii();
         if let Some(label) = marker(line, b"-----BEGIN ") {
-            open = Some((label, Vec::new(), Zeroizing::new(Vec::new())));
+            open = Some(PemBlock {
+                label,
+                headers: Vec::new(),
+                data: Zeroizing::default(),
+            });
         } else if let Some(label) = marker(line, b"-----END ") {
-            let Some((begun, headers, body)) = open.take() else {
+            let Some(begun) = open.take() else {
                 return Err(format!("PEM: \"END {label}\" without its beginning"));
             };
-            if begun != label {
+            if begun.label != label {
                 return Err(format!(
-                    "PEM: \"BEGIN {begun}\" is closed by \"END {label}\""
+                    "PEM: \"BEGIN {}\" is closed by \"END {label}\"",
+                    begun.label
                 ));
             }
             let data = base64::engine::general_purpose::STANDARD
-                .decode(body.as_slice())
+                .decode(begun.data.as_slice())
                 .map_err(|err| format!("PEM block \"{label}\" is not valid base64 ({err})"))?;
             out.push(PemBlock {
                 label,
-                headers,
+                headers: begun.headers,
                 data: Zeroizing::new(data),
             });
-        } else if let Some((_, headers, body)) = &mut open {
+        } else if let Some(PemBlock { headers, data, .. }) = &mut open {
             match line.iter().position(|byte| *byte == b':') {
                 Some(colon) => headers.push((
                     String::from_utf8_lossy(&line[..colon]).trim().to_owned(),
@@ -465,12 +470,12 @@ pub(crate) fn pem_blocks(text: &[u8]) -> Result<Vec<PemBlock>, String> {
                         .trim()
                         .to_owned(),
                 )),
-                None => body.extend(line.iter().filter(|byte| !byte.is_ascii_whitespace())),
+                None => data.extend(line.iter().filter(|byte| !byte.is_ascii_whitespace())),
             }
         }
     }
     match open {
-        Some((label, ..)) => Err(format!("PEM block \"{label}\" has no end")),
+        Some(block) => Err(format!("PEM block \"{}\" has no end", block.label)),
         None => Ok(out),
     }
 }

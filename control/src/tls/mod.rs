@@ -192,7 +192,7 @@ pub enum CertHash {
 
 /// `tls-cert-profile`: how strong keys and signatures of a chain must be. RSA below 2048 bits and
 /// SHA-1 are refused by all of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CertProfile {
     /// As strong as anything that works here.
     Insecure,
@@ -427,8 +427,12 @@ fn own_identity(
     for fault in leaf.unsupported(false) {
         warnings.push(format!("WARNING: cert: {} {fault}", leaf.subject));
     }
-    let bits = leaf.key_bits().min(leaf.signature_bits());
-    if bits < settings.tls_cert_profile.min_bits() {
+    let profile = settings.tls_cert_profile;
+    let mut bits = leaf.key_bits();
+    if profile > CertProfile::Legacy {
+        bits = bits.min(leaf.signature_bits());
+    }
+    if bits < profile.min_bits() {
         return Err(TlsError::Settings(format!(
             "cert: {} is too weak for the tls-cert-profile ({}, {})",
             leaf.subject,
@@ -478,3 +482,8 @@ fn now_unix() -> i64 {
         .duration_since(UNIX_EPOCH)
         .map_or(0, |time| i64::try_from(time.as_secs()).unwrap_or(i64::MAX))
 }
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
