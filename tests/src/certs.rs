@@ -1,7 +1,7 @@
 //! Certificates and static keys for one lab.
 //!
 //! A certificate authority, one server and one client certificate with the extended key usages
-//! that `remote-cert-tls` wants, and the key files of the three control channel wraps (protocol
+//! that `remote-cert-tls` wants, an expired and a foreign one for trying refusals, and the key files of the three control channel wraps (protocol
 //! document §4).
 
 use std::fmt::Write as _;
@@ -48,6 +48,7 @@ impl Pki {
         for (name, usage) in [
             ("server", ExtendedKeyUsagePurpose::ServerAuth),
             ("client", ExtendedKeyUsagePurpose::ClientAuth),
+            ("expired", ExtendedKeyUsagePurpose::ServerAuth),
         ] {
             let key = key(kind)?;
             let mut params = CertificateParams::new(vec![format!("{name}.lab.invalid")])?;
@@ -57,6 +58,10 @@ impl Pki {
                 params.key_usages.push(KeyUsagePurpose::KeyEncipherment);
             }
             params.extended_key_usages = vec![usage];
+            if name == "expired" {
+                params.not_before = rcgen::date_time_ymd(2019, 1, 1);
+                params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+            }
             let certificate = params.signed_by(&key, &authority)?;
             pki.write(&format!("{name}.crt"), &certificate.pem())?;
             pki.write(&format!("{name}.key"), &key.serialize_pem())?;

@@ -60,7 +60,7 @@ pub enum Task {
         /// For how long.
         seconds: f64,
     },
-    /// Send ten datagrams to a multicast group.
+    /// Send five datagrams to a multicast group.
     MulticastSend {
         /// Group and port.
         group: SocketAddr,
@@ -433,10 +433,10 @@ fn multicast_send(group: SocketAddr, from: IpAddr, interface: &str) -> Result<()
     socket.bind(&SocketAddr::new(from, 0).into())?;
     ready()?;
     let mut sent = 0u64;
-    for _ in 0..10 {
+    for _ in 0..5 {
         socket.send_to(HELLO, &SockAddr::from(group))?;
         sent += 1;
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(30));
     }
     report(&sent)
 }
