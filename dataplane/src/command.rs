@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::framing::Framing;
 use crate::key_slot::DataKeys;
 use crate::stats::PeerStats;
+use crate::tun::TunQueue;
 
 /// A worker's handle for a peer, chosen by the control thread; not the peer-id on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -81,6 +82,10 @@ pub enum Command {
     RemoveKey(PeerHandle, u8),
     /// Seals and sends one payload (a ping, an OCC message) as a data packet.
     SendPayload(PeerHandle, Vec<u8>),
+    /// Reads from and writes to this TUN queue from now on, instead of any earlier one.
+    AttachTun(TunQueue),
+    /// Closes the TUN queue; inner packets are dropped until another is attached.
+    DetachTun,
     /// Stops the worker; its thread ends after the current batch.
     Stop,
 }

@@ -1,6 +1,37 @@
-//! Data keys of one peer and their slots by key_id.
+//! Data keys of one peer and their slots by key_id (protocol §6, §7).
+//!
+//! [`SendKey`] turns inner packets into datagrams, [`RecvKey`] datagrams into inner packets, both in
+//! place and with the compression framing included. They share nothing, so the two directions of a
+//! peer may live on different threads.
+//!
+//! ```text
+//!   |<------------ headroom ------------>|
+//!   | header | id, tag or HMAC, IV | FA? | inner packet | swapped byte? padding? tag? |
+//!   ^ segment.start                      |<- seg.len -->|
+//!   |<------------------------------ sealed_len ------------------------------------->|
+//! ```
 
+mod names;
+mod recv;
+mod send;
+#[cfg(test)]
+mod tests;
+
+use aws_lc_rs::digest;
 use zeroize::ZeroizeOnDrop;
+
+pub use recv::RecvKey;
+pub use send::SendKey;
+
+use crate::error::StartError;
+use crate::framing::Framing;
+
+/// Usage of a 32-bit-id AES-GCM key, in 16-byte blocks plus packets, at which a new one should be
+/// negotiated: seven eighths of 2^36 - 1 (protocol §7.6).
+pub const AEAD_SOFT_LIMIT: u64 = ((1 << 36) - 1) / 8 * 7;
+
+/// Send epoch at which a new key should be negotiated (protocol §7.4).
+pub const EPOCH_SOFT_LIMIT: u16 = 0xf000;
 
 /// A data-channel cipher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -83,4 +114,155 @@ impl std::fmt::Debug for DataKeys {
             .field("format", &self.format)
             .finish_non_exhaustive()
     }
+}
+
+/// The keys of one peer, by key_id.
+#[derive(Default)]
+pub struct KeySlots {
+    slots: [Option<Box<Slot>>; 8],
+    sender: Option<u8>,
+}
+
+struct Slot {
+    send: SendKey,
+    recv: RecvKey,
+    /// SHA-256 of the key material for sending.
+    fingerprint: [u8; 32],
+}
+
+impl KeySlots {
+    /// No keys.
+    pub fn new() -> Self {
+        KeySlots::default()
+    }
+
+    /// Installs a key for receiving; it sends nothing until [`use_key`](Self::use_key). A key in
+    /// the slot of the same key_id is replaced, and if that was the sending key there is none until
+    /// `use_key` is called.
+    ///
+    /// # Errors
+    /// [`StartError::Key`] for keys that cannot be used, and for key material that is installed
+    /// already: its packet ids, and with them the nonces, would start again from 1. The slots are
+    /// then as they were.
+    pub fn install(
+        &mut self,
+        key_id: u8,
+        keys: &DataKeys,
+        tx_peer_id: Option<u32>,
+        framing: Framing,
+        replay_window: u32,
+        replay_time: u32,
+    ) -> Result<(), StartError> {
+        let fingerprint = fingerprint(keys);
+        if self
+            .slots
+            .iter()
+            .flatten()
+            .any(|slot| slot.fingerprint == fingerprint)
+        {
+            return Err(StartError::Key(format!(
+                "the key for key_id {key_id} is installed already"
+            )));
+        }
+        let slot = Slot {
+            send: SendKey::new(keys, key_id, tx_peer_id, framing)?,
+            recv: RecvKey::new(keys, framing, replay_window, replay_time)?,
+            fingerprint,
+        };
+        let key_id = key_id & 7;
+        if self.sender == Some(key_id) {
+            self.sender = None;
+        }
+        self.slots[usize::from(key_id)] = Some(Box::new(slot));
+        Ok(())
+    }
+
+    /// Sends with this key from now on. False, and no change, if it is not installed.
+    pub fn use_key(&mut self, key_id: u8) -> bool {
+        let installed = self.slot(key_id).is_some();
+        if installed {
+            self.sender = Some(key_id);
+        }
+        installed
+    }
+
+    /// Forgets a key, for sending and receiving.
+    pub fn remove(&mut self, key_id: u8) {
+        if let Some(slot) = self.slots.get_mut(usize::from(key_id)) {
+            *slot = None;
+        }
+        if self.sender == Some(key_id) {
+            self.sender = None;
+        }
+    }
+
+    /// The key to send with.
+    #[inline]
+    pub fn sender(&mut self) -> Option<&mut SendKey> {
+        let slot = self.slots.get_mut(usize::from(self.sender?))?.as_mut()?;
+        Some(&mut slot.send)
+    }
+
+    /// The key that opens packets of this key_id.
+    #[inline]
+    pub fn receiver(&mut self, key_id: u8) -> Option<&mut RecvKey> {
+        let slot = self.slots.get_mut(usize::from(key_id))?.as_mut()?;
+        Some(&mut slot.recv)
+    }
+
+    /// The key_id of the key to send with.
+    #[inline]
+    pub fn sender_key_id(&self) -> Option<u8> {
+        self.sender
+    }
+
+    /// Changes peer-id and framing of all keys. A key in the epoch format, which has no DATA_V1,
+    /// keeps its peer-id where `tx_peer_id` is `None`.
+    pub fn reconfigure(&mut self, tx_peer_id: Option<u32>, framing: Framing) {
+        for slot in self.slots.iter_mut().flatten() {
+            slot.send.reconfigure(tx_peer_id, framing);
+            slot.recv.reconfigure(framing);
+        }
+    }
+
+    fn slot(&self, key_id: u8) -> Option<&Slot> {
+        self.slots.get(usize::from(key_id))?.as_deref()
+    }
+}
+
+impl std::fmt::Debug for KeySlots {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let installed = (0..8).filter(|&key_id| self.slot(key_id).is_some());
+        f.debug_struct("KeySlots")
+            .field("installed", &installed.collect::<Vec<u8>>())
+            .field("sender", &self.sender)
+            .finish()
+    }
+}
+
+fn fingerprint(keys: &DataKeys) -> [u8; 32] {
+    let mut hash = digest::Context::new(&digest::SHA256);
+    hash.update(&keys.send.cipher);
+    hash.update(&keys.send.hmac);
+    let mut out = [0; 32];
+    out.copy_from_slice(hash.finish().as_ref());
+    out
+}
+
+/// Refuses an all-zero cipher key (protocol §6), and the epoch format for what is not an AEAD.
+fn check(keys: &DataKeys, slots: &DirectionKey) -> Result<(), StartError> {
+    let epoch = keys.format == DataFormat::Epoch;
+    if epoch && !keys.cipher.is_aead() {
+        return Err(StartError::Key(format!(
+            "the epoch format cannot use {}",
+            keys.cipher.name()
+        )));
+    }
+    // The first epoch's secret is 32 bytes whatever the cipher.
+    let len = if epoch { 32 } else { keys.cipher.key_len() };
+    let any = slots.cipher[..len].iter().fold(0, |any, byte| any | byte);
+    if len != 0 && any == 0 {
+        return Err(StartError::Key("the cipher key is all zero".into()));
+    }
+    Ok(())
 }

@@ -1,1 +1,378 @@
-//! Placeholder.
+//! The peers of a worker: which one a datagram or an inner packet belongs to, and what is known of
+//! the path to each.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::command::{Endpoint, PeerConfig, PeerHandle};
+use crate::key_slot::KeySlots;
+use crate::pool::MAX_DATAGRAM;
+use crate::stats::add;
+
+/// Seconds a learned path MTU is believed (the kernel's own `mtu_expires`).
+const PATH_MTU_LIFETIME: u32 = 600;
+
+/// A peer and the data half of its session.
+pub(crate) struct Peer {
+    pub(crate) handle: PeerHandle,
+    pub(crate) config: PeerConfig,
+    pub(crate) keys: KeySlots,
+    /// Bytes and packets under each key_id since its key was installed.
+    pub(crate) key_totals: [Totals; 8],
+    /// Largest datagram that may be sent at all, in bytes of UDP payload.
+    pub(crate) datagram_limit: usize,
+    /// Largest datagram that may be part of a GSO send.
+    pub(crate) gso_limit: usize,
+    /// When both limits are forgotten, in the worker's seconds.
+    limits_expire: u32,
+    /// Counted since the last publication.
+    pub(crate) sums: Sums,
+    path_mtu: u32,
+}
+
+/// Bytes and packets.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) bytes: u64,
+    pub(crate) packets: u64,
+}
+
+/// A batch's share of [`crate::stats::PeerStats`].
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sums {
+    pub(crate) wire_tx: Totals,
+    pub(crate) wire_rx: Totals,
+    pub(crate) tun_rx_bytes: u64,
+    pub(crate) tun_tx_bytes: u64,
+}
+
+impl Peer {
+    fn new(handle: PeerHandle, config: PeerConfig) -> Self {
+        Peer {
+            handle,
+            config,
+            keys: KeySlots::new(),
+            key_totals: [Totals::default(); 8],
+            datagram_limit: MAX_DATAGRAM,
+            gso_limit: MAX_DATAGRAM,
+            limits_expire: 0,
+            sums: Sums::default(),
+            path_mtu: 0,
+        }
+    }
+
+    /// Bytes of the outer IP and UDP headers.
+    pub(crate) fn outer_headers(&self) -> usize {
+        match self.config.endpoint.remote {
+            SocketAddr::V4(_) => 20 + 8,
+            SocketAddr::V6(_) => 40 + 8,
+        }
+    }
+
+    /// Takes in a path MTU the kernel reported. Datagrams beyond it leave GSO, which does not
+    /// fragment; where fragments are refused they cannot be sent at all.
+    pub(crate) fn set_path_mtu(&mut self, mtu: u32, refuses_fragments: bool, now: u32) {
+        let payload = (mtu as usize).saturating_sub(self.outer_headers());
+        // No IP link is smaller than 68 bytes (RFC 791); less is a forged or broken report.
+        if mtu < 68 || payload > MAX_DATAGRAM {
+            return;
+        }
+        self.path_mtu = mtu;
+        self.gso_limit = payload;
+        if refuses_fragments {
+            self.datagram_limit = payload;
+        }
+        self.limits_expire = now.saturating_add(PATH_MTU_LIFETIME);
+    }
+
+    /// Keeps datagrams of this size and above out of GSO for some time.
+    pub(crate) fn limit_gso(&mut self, too_large: usize, now: u32, seconds: u32) {
+        self.gso_limit = self.gso_limit.min(too_large.saturating_sub(1));
+        self.limits_expire = now.saturating_add(seconds);
+    }
+
+    /// Forgets limits whose time has passed.
+    pub(crate) fn expire_limits(&mut self, now: u32) {
+        if self.limits_expire != 0 && now >= self.limits_expire {
+            self.forget_limits();
+        }
+    }
+
+    /// Counts `packets` sealed datagrams of `bytes` in total under the sending key.
+    pub(crate) fn count_sent(&mut self, bytes: usize, packets: usize) {
+        let totals = Totals {
+            bytes: bytes as u64,
+            packets: packets as u64,
+        };
+        self.sums.wire_tx.add(totals);
+        if let Some(key_id) = self.keys.sender_key_id() {
+            self.key_totals[usize::from(key_id & 7)].add(totals);
+        }
+    }
+
+    /// Counts one opened datagram.
+    pub(crate) fn count_received(&mut self, bytes: usize, key_id: u8) {
+        let totals = Totals {
+            bytes: bytes as u64,
+            packets: 1,
+        };
+        self.sums.wire_rx.add(totals);
+        self.key_totals[usize::from(key_id & 7)].add(totals);
+    }
+
+    /// Publishes what was counted and the state of the sending key, and moves that to the next
+    /// epoch where the receiving key asks for it.
+    pub(crate) fn publish(&mut self) {
+        let sums = std::mem::take(&mut self.sums);
+        let stats = &self.config.stats;
+        add(&stats.wire_tx_bytes, sums.wire_tx.bytes);
+        add(&stats.wire_tx_packets, sums.wire_tx.packets);
+        add(&stats.wire_rx_bytes, sums.wire_rx.bytes);
+        add(&stats.wire_rx_packets, sums.wire_rx.packets);
+        add(&stats.tun_rx_bytes, sums.tun_rx_bytes);
+        add(&stats.tun_tx_bytes, sums.tun_tx_bytes);
+        stats.path_mtu.store(u64::from(self.path_mtu), Relaxed);
+        let Some(key_id) = self.keys.sender_key_id() else {
+            return;
+        };
+        let totals = self.key_totals[usize::from(key_id & 7)];
+        stats.key_bytes.store(totals.bytes, Relaxed);
+        stats.key_packets.store(totals.packets, Relaxed);
+        let mut usage = 0;
+        if let Some(key) = self.keys.sender() {
+            usage = key.aead_usage();
+            stats.key_tx_packets.store(key.packets(), Relaxed);
+            stats.epoch.store(u64::from(key.epoch()), Relaxed);
+        }
+        let mut wants_epoch = None;
+        if let Some(key) = self.keys.receiver(key_id) {
+            wants_epoch = key.wants_epoch();
+            usage = usage.max(key.aead_usage());
+            stats.key_auth_failures.store(key.auth_failures(), Relaxed);
+        }
+        stats.key_aead_usage.store(usage, Relaxed);
+        if let (Some(epoch), Some(key)) = (wants_epoch, self.keys.sender()) {
+            key.advance_epoch(epoch);
+        }
+    }
+
+    fn forget_limits(&mut self) {
+        self.datagram_limit = MAX_DATAGRAM;
+        self.gso_limit = MAX_DATAGRAM;
+        self.limits_expire = 0;
+        self.path_mtu = 0;
+    }
+}
+
+impl Totals {
+    fn add(&mut self, more: Totals) {
+        self.bytes = self.bytes.wrapping_add(more.bytes);
+        self.packets = self.packets.wrapping_add(more.packets);
+    }
+}
+
+/// All peers. An index stays valid until its peer is removed, which happens only between batches.
+#[derive(Default)]
+pub(crate) struct PeerTable {
+    slots: Vec<Option<Box<Peer>>>,
+    by_handle: HashMap<PeerHandle, usize>,
+    by_address: HashMap<SocketAddr, usize>,
+    by_peer_id: HashMap<u32, usize>,
+    /// The peer, when there is exactly one.
+    only: Option<usize>,
+}
+
+impl PeerTable {
+    /// Adds a peer, or gives a known one a new configuration.
+    pub(crate) fn set(&mut self, handle: PeerHandle, config: PeerConfig) {
+        if let Some(&index) = self.by_handle.get(&handle) {
+            self.unindex(index);
+            if let Some(peer) = &mut self.slots[index] {
+                if peer.config.endpoint.remote != config.endpoint.remote {
+                    peer.forget_limits();
+                }
+                peer.keys.reconfigure(config.tx_peer_id, config.framing);
+                peer.config = config;
+            }
+            self.index(index);
+            return;
+        }
+        let peer = Some(Box::new(Peer::new(handle, config)));
+        let index = match self.slots.iter().position(Option::is_none) {
+            Some(index) => {
+                self.slots[index] = peer;
+                index
+            }
+            None => {
+                self.slots.push(peer);
+                self.slots.len() - 1
+            }
+        };
+        self.by_handle.insert(handle, index);
+        self.index(index);
+    }
+
+    pub(crate) fn remove(&mut self, handle: PeerHandle) {
+        if let Some(index) = self.by_handle.remove(&handle) {
+            self.unindex(index);
+            self.slots[index] = None;
+            self.find_only();
+        }
+    }
+
+    pub(crate) fn by_handle(&mut self, handle: PeerHandle) -> Option<&mut Peer> {
+        let index = *self.by_handle.get(&handle)?;
+        self.get(index)
+    }
+
+    pub(crate) fn index_of(&self, handle: PeerHandle) -> Option<usize> {
+        self.by_handle.get(&handle).copied()
+    }
+
+    pub(crate) fn get(&mut self, index: usize) -> Option<&mut Peer> {
+        self.slots.get_mut(index)?.as_deref_mut()
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Peer> {
+        self.slots.iter_mut().flatten().map(|peer| &mut **peer)
+    }
+
+    /// The peer a received data packet may belong to. Whether it may come from this address is for
+    /// the caller to check.
+    #[inline]
+    pub(crate) fn find(&self, peer_id: Option<u32>, from: &SocketAddr) -> Option<usize> {
+        if self.only.is_some() {
+            return self.only;
+        }
+        if let Some(index) = peer_id.and_then(|id| self.by_peer_id.get(&id)) {
+            return Some(*index);
+        }
+        self.by_address(from)
+    }
+
+    pub(crate) fn by_address(&self, from: &SocketAddr) -> Option<usize> {
+        self.by_address.get(from).copied()
+    }
+
+    /// The peer an inner packet from the TUN device goes to: the only one there is.
+    #[inline]
+    pub(crate) fn route(&self, _packet: &[u8]) -> Option<usize> {
+        self.only
+    }
+
+    /// A peer was heard, authenticated, from a new endpoint.
+    pub(crate) fn move_endpoint(&mut self, index: usize, to: Endpoint) {
+        self.unindex(index);
+        if let Some(peer) = self.get(index) {
+            peer.config.endpoint = to;
+            peer.forget_limits();
+        }
+        self.index(index);
+    }
+
+    fn index(&mut self, index: usize) {
+        if let Some(Some(peer)) = self.slots.get(index) {
+            self.by_address.insert(peer.config.endpoint.remote, index);
+            if let Some(id) = peer.config.rx_peer_id {
+                self.by_peer_id.insert(id, index);
+            }
+        }
+        self.find_only();
+    }
+
+    fn unindex(&mut self, index: usize) {
+        if let Some(Some(peer)) = self.slots.get(index) {
+            let remote = &peer.config.endpoint.remote;
+            if self.by_address.get(remote) == Some(&index) {
+                self.by_address.remove(remote);
+            }
+            if let Some(id) = peer.config.rx_peer_id
+                && self.by_peer_id.get(&id) == Some(&index)
+            {
+                self.by_peer_id.remove(&id);
+            }
+        }
+    }
+
+    fn find_only(&mut self) {
+        self.only = match self.by_handle.len() {
+            1 => self.by_handle.values().next().copied(),
+            _ => None,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::framing::Framing;
+    use std::sync::Arc;
+
+    fn config(remote: &str, rx_peer_id: Option<u32>) -> PeerConfig {
+        PeerConfig {
+            endpoint: Endpoint::new(remote.parse().unwrap()),
+            float: false,
+            tx_peer_id: None,
+            rx_peer_id,
+            framing: Framing::None,
+            mss_v4: 0,
+            mss_v6: 0,
+            replay_window: 64,
+            replay_time: 15,
+            passtos: false,
+            guard_recursion: false,
+            stats: Arc::default(),
+        }
+    }
+
+    #[test]
+    fn one_peer_gets_everything_and_two_are_told_apart() {
+        let mut table = PeerTable::default();
+        let stranger: SocketAddr = "192.0.2.99:1".parse().unwrap();
+        assert_eq!(table.find(None, &stranger), None);
+        table.set(PeerHandle(1), config("192.0.2.1:1194", None));
+        assert_eq!(table.find(Some(7), &stranger), Some(0));
+        assert_eq!(table.route(&[]), Some(0));
+        table.set(PeerHandle(2), config("192.0.2.2:1194", Some(7)));
+        assert_eq!(table.find(Some(7), &stranger), Some(1));
+        assert_eq!(table.find(Some(8), &stranger), None);
+        let first: SocketAddr = "192.0.2.1:1194".parse().unwrap();
+        assert_eq!(table.find(Some(8), &first), Some(0));
+        assert_eq!(table.route(&[]), None);
+        table.remove(PeerHandle(1));
+        assert_eq!(table.find(None, &first), Some(1));
+    }
+
+    #[test]
+    fn a_moved_peer_is_found_at_its_new_address_only() {
+        let mut table = PeerTable::default();
+        table.set(PeerHandle(1), config("192.0.2.1:1194", None));
+        table.set(PeerHandle(2), config("192.0.2.2:1194", None));
+        let to = Endpoint::new("198.51.100.1:5".parse().unwrap());
+        table.move_endpoint(0, to);
+        assert_eq!(table.by_address(&to.remote), Some(0));
+        assert_eq!(table.by_address(&"192.0.2.1:1194".parse().unwrap()), None);
+        // A peer that took over another's address keeps it when the other goes.
+        table.move_endpoint(1, to);
+        table.remove(PeerHandle(1));
+        assert_eq!(table.by_address(&to.remote), Some(1));
+    }
+
+    #[test]
+    fn path_limits_are_learned_and_forgotten() {
+        let mut table = PeerTable::default();
+        table.set(PeerHandle(1), config("192.0.2.1:1194", None));
+        let peer = table.get(0).unwrap();
+        peer.set_path_mtu(20, true, 5);
+        assert_eq!(peer.datagram_limit, MAX_DATAGRAM);
+        peer.set_path_mtu(1400, false, 5);
+        assert_eq!((peer.datagram_limit, peer.gso_limit), (MAX_DATAGRAM, 1372));
+        peer.set_path_mtu(1300, true, 5);
+        assert_eq!((peer.datagram_limit, peer.gso_limit), (1272, 1272));
+        peer.expire_limits(604);
+        assert_eq!(peer.datagram_limit, 1272);
+        peer.expire_limits(605);
+        assert_eq!(peer.datagram_limit, MAX_DATAGRAM);
+    }
+}

@@ -1,1 +1,511 @@
-//! Placeholder.
+//! The worker: one pinned thread that moves packets between a TUN queue and a UDP socket.
+//!
+//! Each turn of its loop is one batch, in this order; no stage knows another:
+//!
+//! ```text
+//!  1  wait      one sleep for TUN, UDP and commands                    engine
+//!  2  commands  peers, keys, device; drained once per batch            worker
+//!  3  errors    path MTU and ICMP noise from the socket's error queue  transmit
+//!  4  receive   header -> peer -> open in place -> sanity -> mssfix    receive
+//!  5  deliver   coalesce the whole batch, one vectored write each      receive
+//!  6  transmit  route -> mssfix -> split to final place -> seal        transmit
+//!  7  flush     GSO sends; fall back and answer too-big on refusal     transmit
+//!  8  release   buffers back to the engine; counters published         worker
+//! ```
+//!
+//! Nothing in stages 1 and 3 to 8 locks, allocates or logs per packet. A packet that cannot go on is a
+//! [`DropReason`] counter and never ends a batch.
+
+mod engine;
+mod receive;
+mod syscalls;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod transmit;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{self, Receiver, SendTimeoutError, Sender};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use self::engine::Engine;
+use self::receive::Receive;
+use self::transmit::Transmit;
+use crate::command::{Command, Event};
+use crate::error::{DropReason, StartError};
+use crate::peer::{PeerTable, Totals};
+use crate::pool::{Failures, Inbox};
+use crate::stats::{WorkerStats, add};
+use crate::tun::{DeviceKind, TunQueue};
+use crate::udp::UdpSocket;
+
+pub use self::engine::IoChoice;
+
+/// Commands that may wait for the worker.
+const COMMAND_QUEUE: usize = 256;
+
+/// Events that may wait for the control thread; control packets beyond are dropped.
+const EVENT_QUEUE: usize = 1024;
+
+/// How long [`WorkerHandle::send`] waits for room before it gives the worker up.
+const SEND_LIMIT: Duration = Duration::from_secs(5);
+
+/// What a worker starts with.
+#[derive(Debug)]
+pub struct WorkerConfig {
+    /// Its socket.
+    pub udp: UdpSocket,
+    /// Its TUN queue, if it is open already; see [`Command::AttachTun`].
+    pub tun: Option<TunQueue>,
+    /// Which engine to use.
+    pub io: IoChoice,
+    /// The CPU to stay on; the scheduler's choice when `None`.
+    pub cpu: Option<usize>,
+    /// The thread's name, at most 15 bytes.
+    pub name: String,
+}
+
+/// The control thread's end of a worker. Dropping it stops the worker and waits for its end.
+#[derive(Debug)]
+pub struct WorkerHandle {
+    commands: Sender<Command>,
+    wake: Arc<EventFd>,
+    events: Receiver<Event>,
+    event_wake: Arc<EventFd>,
+    stats: Arc<WorkerStats>,
+    engine: &'static str,
+    thread: Option<JoinHandle<Option<TunQueue>>>,
+}
+
+/// The worker's thread has ended, or takes no commands any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the worker has ended")]
+pub struct WorkerEnded;
+
+/// Starts workers.
+pub struct Worker {
+    engine: Engine,
+    commands: Receiver<Command>,
+    peers: PeerTable,
+    inbox: Inbox,
+    failures: Failures,
+    receive: Receive,
+    transmit: Transmit,
+    shared: Shared,
+}
+
+/// What every stage may use.
+struct Shared {
+    udp: Arc<UdpSocket>,
+    outbox: Outbox,
+    counts: Counts,
+    stats: Arc<WorkerStats>,
+    started: Instant,
+    /// Seconds since the start, read once per batch.
+    now: u32,
+}
+
+/// Events on their way to the control thread.
+struct Outbox {
+    events: Sender<Event>,
+    wake: Arc<EventFd>,
+    sent: bool,
+}
+
+/// The batch's share of [`WorkerStats`].
+#[derive(Default)]
+struct Counts {
+    drops: [u64; DropReason::ALL.len()],
+    udp_tx_calls: u64,
+    udp_rx_calls: u64,
+    tun_rx_calls: u64,
+    tun_tx_calls: u64,
+    fallbacks: u64,
+    control_packets: u64,
+}
+
+impl Worker {
+    /// Starts a worker's thread and waits until its engine runs.
+    ///
+    /// # Errors
+    /// The thread cannot be started, or the engine that `io` insists on is refused.
+    pub fn start(config: WorkerConfig) -> Result<WorkerHandle, StartError> {
+        let eventfd = || {
+            EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+                .map(Arc::new)
+                .map_err(|errno| StartError::io("cannot make an eventfd", io::Error::from(errno)))
+        };
+        let (wake, event_wake) = (eventfd()?, eventfd()?);
+        let (commands, command_queue) = channel::bounded(COMMAND_QUEUE);
+        let (event_queue, events) = channel::bounded(EVENT_QUEUE);
+        let stats = Arc::new(WorkerStats::default());
+        let (started, start) = channel::bounded(1);
+        let shared = Shared {
+            udp: Arc::new(config.udp),
+            outbox: Outbox {
+                events: event_queue,
+                wake: Arc::clone(&event_wake),
+                sent: false,
+            },
+            counts: Counts::default(),
+            stats: Arc::clone(&stats),
+            started: Instant::now(),
+            now: 0,
+        };
+        let (tun, io, cpu) = (config.tun, config.io, config.cpu);
+        let thread_wake = Arc::clone(&wake);
+        let thread = std::thread::Builder::new()
+            .name(config.name)
+            .spawn(move || {
+                // The ring belongs to the thread that makes it, so the engine is made here.
+                match Worker::new(shared, command_queue, &thread_wake, io, cpu, tun) {
+                    Ok(worker) => {
+                        let _ = started.send(Ok(worker.engine.name()));
+                        worker.run()
+                    }
+                    Err(error) => {
+                        let _ = started.send(Err(error));
+                        None
+                    }
+                }
+            })
+            .map_err(|error| StartError::io("cannot start a worker thread", error))?;
+        let engine = start.recv().unwrap_or_else(|_| {
+            let error = io::Error::from(io::ErrorKind::BrokenPipe);
+            Err(StartError::io("the worker ended while starting", error))
+        })?;
+        Ok(WorkerHandle {
+            commands,
+            wake,
+            events,
+            event_wake,
+            stats,
+            engine,
+            thread: Some(thread),
+        })
+    }
+
+    fn new(
+        shared: Shared,
+        commands: Receiver<Command>,
+        wake: &Arc<EventFd>,
+        io: IoChoice,
+        cpu: Option<usize>,
+        tun: Option<TunQueue>,
+    ) -> Result<Self, StartError> {
+        let (engine, notice) = Engine::new(io, &shared.udp, wake)
+            .map_err(|error| StartError::io("cannot set up the I/O engine", error))?;
+        let mut worker = Worker {
+            engine,
+            commands,
+            peers: PeerTable::default(),
+            inbox: Inbox::new(),
+            failures: Failures::new(),
+            receive: Receive::new(),
+            transmit: Transmit::new(shared.udp.has_gso()),
+            shared,
+        };
+        if let Some(notice) = notice {
+            worker.shared.fall_back(notice);
+        }
+        if let Some(id) = cpu
+            && !core_affinity::set_for_current(core_affinity::CoreId { id })
+        {
+            worker
+                .shared
+                .notice(format!("cannot stay on CPU {id}; the scheduler chooses"));
+        }
+        if let Some(tun) = tun {
+            worker
+                .attach_tun(tun)
+                .map_err(|error| StartError::io("cannot use the TUN device", error))?;
+        }
+        Ok(worker)
+    }
+
+    fn run(mut self) -> Option<TunQueue> {
+        loop {
+            match self.batch() {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    let reason = format!("the packet path stopped: {error}");
+                    self.shared.outbox.send(Event::Failed(reason));
+                    break;
+                }
+            }
+        }
+        self.publish();
+        self.shared.outbox.flush();
+        self.engine.detach_tun().ok().flatten()
+    }
+
+    /// One turn of the loop; the stages are named at the top of this file. Returns false when told
+    /// to stop. An error is the engine's end.
+    fn batch(&mut self) -> io::Result<bool> {
+        self.inbox.clear();
+        self.engine.wait(true, &mut self.inbox)?;
+        self.shared.now = self.shared.seconds();
+        if !self.run_commands()? {
+            return Ok(false);
+        }
+        if self.inbox.socket_error {
+            self.transmit.read_errors(&mut self.peers, &mut self.shared);
+        }
+        if let Some(errno) = self.inbox.tun_lost {
+            let error = io::Error::from_raw_os_error(errno);
+            self.shared
+                .notice(format!("the TUN device is gone ({error})"));
+        }
+        for notice in self.inbox.notices.drain(..) {
+            self.shared.fall_back(notice);
+        }
+
+        for index in 0..self.inbox.rx.len() {
+            let message = self.inbox.rx[index];
+            self.receive.message(
+                &message,
+                &mut self.engine,
+                &mut self.peers,
+                &mut self.failures,
+                &mut self.shared,
+            )?;
+        }
+        self.receive
+            .deliver(&mut self.engine, &mut self.failures, &mut self.shared)?;
+
+        let mut stage = transmit::Stage {
+            engine: &mut self.engine,
+            peers: &mut self.peers,
+            failures: &mut self.failures,
+            shared: &mut self.shared,
+            sources: &self.inbox.tun,
+        };
+        for index in 0..stage.sources.len() {
+            self.transmit.packet(index, &mut stage)?;
+        }
+        self.transmit.flush(&mut stage)?;
+
+        self.engine.release(&self.inbox);
+        self.shared.counts.udp_rx_calls += self.inbox.rx_calls;
+        self.shared.counts.tun_rx_calls += self.inbox.tun.len() as u64;
+        self.publish();
+        self.shared.outbox.flush();
+        Ok(true)
+    }
+
+    fn run_commands(&mut self) -> io::Result<bool> {
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Stop => return Ok(false),
+                Command::AttachTun(tun) => {
+                    if let Err(error) = self.attach_tun(tun) {
+                        self.shared
+                            .notice(format!("cannot use the TUN device: {error}"));
+                    }
+                }
+                Command::DetachTun => drop(self.engine.detach_tun()?),
+                Command::SendPayload(handle, payload) => {
+                    let mut stage = transmit::Stage {
+                        engine: &mut self.engine,
+                        peers: &mut self.peers,
+                        failures: &mut self.failures,
+                        shared: &mut self.shared,
+                        sources: &[],
+                    };
+                    self.transmit.payload(handle, &payload, &mut stage)?;
+                    self.transmit.flush(&mut stage)?;
+                }
+                other => self.change_peers(other),
+            }
+        }
+        Ok(true)
+    }
+
+    fn change_peers(&mut self, command: Command) {
+        match command {
+            Command::SetPeer(handle, config) => self.peers.set(handle, *config),
+            Command::RemovePeer(handle) => {
+                if let Some(peer) = self.peers.by_handle(handle) {
+                    peer.publish();
+                }
+                self.peers.remove(handle);
+            }
+            Command::InstallKey(handle, key_id, keys) => {
+                let Some(peer) = self.peers.by_handle(handle) else {
+                    return;
+                };
+                let config = &peer.config;
+                let installed = peer.keys.install(
+                    key_id,
+                    &keys,
+                    config.tx_peer_id,
+                    config.framing,
+                    config.replay_window,
+                    config.replay_time,
+                );
+                peer.key_totals[usize::from(key_id & 7)] = Totals::default();
+                if let Err(error) = installed {
+                    self.shared
+                        .notice(format!("key {key_id} cannot be used: {error}"));
+                }
+            }
+            Command::UseKey(handle, key_id) => {
+                if let Some(peer) = self.peers.by_handle(handle)
+                    && !peer.keys.use_key(key_id)
+                {
+                    self.shared
+                        .notice(format!("key {key_id} is to be used but not installed"));
+                }
+            }
+            Command::RemoveKey(handle, key_id) => {
+                if let Some(peer) = self.peers.by_handle(handle) {
+                    peer.keys.remove(key_id);
+                }
+            }
+            Command::SendPayload(..)
+            | Command::AttachTun(_)
+            | Command::DetachTun
+            | Command::Stop => {}
+        }
+    }
+
+    fn attach_tun(&mut self, tun: TunQueue) -> io::Result<()> {
+        if tun.kind() != DeviceKind::Tun {
+            let message = "this worker carries IP packets, not Ethernet frames";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+        }
+        drop(self.engine.detach_tun()?);
+        self.receive.set_caps(tun.caps());
+        self.engine.attach_tun(tun)
+    }
+
+    fn publish(&mut self) {
+        for peer in self.peers.iter_mut() {
+            peer.expire_limits(self.shared.now);
+            peer.publish();
+        }
+        let counts = std::mem::take(&mut self.shared.counts);
+        let stats = &self.shared.stats;
+        for (total, count) in stats.drops.iter().zip(counts.drops) {
+            if count != 0 {
+                add(total, count);
+            }
+        }
+        add(&stats.udp_tx_calls, counts.udp_tx_calls);
+        add(&stats.udp_rx_calls, counts.udp_rx_calls);
+        add(&stats.tun_rx_calls, counts.tun_rx_calls);
+        add(&stats.tun_tx_calls, counts.tun_tx_calls);
+        add(&stats.fallbacks, counts.fallbacks);
+        add(&stats.control_packets, counts.control_packets);
+        add(&stats.batches, 1);
+    }
+}
+
+impl WorkerHandle {
+    /// Queues a command and wakes the worker. Waits only when the queue is full.
+    ///
+    /// # Errors
+    /// The worker has ended, or has not made room for some seconds.
+    pub fn send(&self, command: Command) -> Result<(), WorkerEnded> {
+        match self.commands.send_timeout(command, SEND_LIMIT) {
+            Ok(()) => {
+                // The counter overflows only after 2^64 unread wake-ups.
+                let _ = self.wake.write(1);
+                Ok(())
+            }
+            Err(SendTimeoutError::Timeout(_) | SendTimeoutError::Disconnected(_)) => {
+                Err(WorkerEnded)
+            }
+        }
+    }
+
+    /// Where events arrive.
+    pub fn events(&self) -> &Receiver<Event> {
+        &self.events
+    }
+
+    /// An eventfd that is readable when events may be waiting. Call
+    /// [`WorkerHandle::clear_event_fd`] before emptying [`WorkerHandle::events`].
+    pub fn event_fd(&self) -> BorrowedFd<'_> {
+        self.event_wake.as_fd()
+    }
+
+    /// Makes [`WorkerHandle::event_fd`] unreadable until the next event.
+    pub fn clear_event_fd(&self) {
+        // It is non-blocking; nothing to read is no error.
+        let _ = self.event_wake.read();
+    }
+
+    /// The worker's counters.
+    pub fn stats(&self) -> Arc<WorkerStats> {
+        Arc::clone(&self.stats)
+    }
+
+    /// Which engine runs, in words for a log line.
+    pub fn engine(&self) -> &'static str {
+        self.engine
+    }
+
+    /// Stops the worker after its current batch and gives its TUN queue back.
+    pub fn stop(mut self) -> Option<TunQueue> {
+        self.join()
+    }
+
+    fn join(&mut self) -> Option<TunQueue> {
+        let thread = self.thread.take()?;
+        // An error means that it has ended already.
+        let _ = self.send(Command::Stop);
+        thread.join().ok().flatten()
+    }
+}
+
+impl Drop for WorkerHandle {
+    fn drop(&mut self) {
+        drop(self.join());
+    }
+}
+
+impl Shared {
+    fn seconds(&self) -> u32 {
+        u32::try_from(self.started.elapsed().as_secs()).unwrap_or(u32::MAX)
+    }
+
+    fn notice(&mut self, text: String) {
+        self.outbox.send(Event::Notice(text));
+    }
+
+    /// Reports that a fallback took over.
+    fn fall_back(&mut self, text: String) {
+        self.counts.fallbacks += 1;
+        self.notice(text);
+    }
+}
+
+impl Outbox {
+    /// Queues an event; false when the queue is full.
+    fn send(&mut self, event: Event) -> bool {
+        let sent = self.events.try_send(event).is_ok();
+        self.sent |= sent;
+        sent
+    }
+
+    /// Wakes the control thread if there is something new for it.
+    fn flush(&mut self) {
+        if std::mem::take(&mut self.sent) {
+            let _ = self.wake.write(1);
+        }
+    }
+}
+
+impl Counts {
+    fn drop(&mut self, reason: DropReason, packets: usize) {
+        self.drops[reason as usize] += packets as u64;
+    }
+}

@@ -1,1 +1,33 @@
-//! Placeholder.
+//! The configuration: OpenVPN's file format and command line, turned into checked [`Options`].
+//!
+//! ```text
+//!   file, command line -> lexer -> parser -> set -> draft -> finish -> Options
+//!                                     |                                   ^
+//!                     directives (the table of every option)              |
+//!                                     |                                   |
+//!   PUSH_REPLY ------------------> pushed -> PulledOptions ---------------'
+//! ```
+//! Nothing is silently ignored: an option is honoured, changes nothing here and says so in a
+//! warning, or is refused with a reason.
+
+pub mod algorithms;
+pub mod diagnostic;
+pub mod directives;
+mod draft;
+mod finish;
+pub mod lexer;
+pub mod options;
+mod parser;
+pub mod position;
+pub mod pushed;
+mod set;
+mod values;
+
+pub use diagnostic::{ConfigError, Diagnostic, Severity};
+pub(crate) use finish::script_list;
+pub use options::Options;
+pub use parser::{COMMAND_LINE, Loaded, load, parse_text};
+pub use position::{FileOrInline, Position, Source};
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,23 @@
-//! Placeholder.
+//! Everything that touches the host outside of packets: links and addresses, routes, scripts,
+//! privileges, signals, daemon chores and passwords.
+//!
+//! Each module takes plain data and does one thing when told; none knows the configuration or the
+//! protocol. The driver decides the order:
+//!
+//! ```text
+//!  start   link (mtu, up, addresses) -> script up -> routes -> script route-up -> privileges
+//!  end     script route-pre-down -> routes undone -> link down -> script down
+//! ```
+
+pub mod daemon;
+pub mod env;
+pub mod link;
+pub mod netlink;
+pub mod password;
+pub mod privileges;
+pub mod redirect;
+pub mod routes;
+pub mod script;
+pub mod signals;
+#[cfg(test)]
+pub(crate) mod testing;

@@ -3,14 +3,24 @@
 //! Nothing in here opens a socket, reads a clock or asks the operating system for anything but
 //! randomness: time, datagrams and commands come in, transmissions, events and a deadline go out.
 
+pub mod algorithm;
+pub mod algorithm;
+pub mod cookie;
+mod data_keys;
+pub mod error;
 pub mod error;
 pub mod key_derivation;
 pub mod key_exchange;
+mod key_state;
+pub mod mssfix;
+pub mod negotiate;
 pub mod occ;
 pub mod packet;
 pub mod peer_info;
 pub mod push;
 pub mod reliable;
+mod session;
+pub mod tunnel;
 pub mod wrap;
 
 use std::time::Instant;

@@ -1,0 +1,458 @@
+//! From what was given to what holds: defaults, options that stand for others, and checks of
+//! options against each other.
+
+use ringway_dataplane::key_slot::Cipher;
+
+use super::algorithms::{DEFAULT_DATA_CIPHERS, cipher_from_name, cipher_name};
+use super::diagnostic::{ConfigError, Diagnostic};
+use super::draft::{ConnectionDraft, Draft, MssFixDraft};
+use super::options::{
+    Connection, CrlVerify, DEFAULT_PORT, Family, Ifconfig, MssFix, Options, Script, Topology, Wrap,
+    parse_ip,
+};
+use super::parser::Loaded;
+use super::position::Position;
+use super::set::NO_TAP;
+use crate::proto::TlsRole;
+
+/// `ping-restart` of a client until its server says otherwise (protocol §9).
+const PULL_PING_RESTART: u64 = 120;
+/// Longest `data-ciphers`.
+const MAX_DATA_CIPHERS: usize = 127;
+
+/// Completes and checks a draft.
+///
+/// # Errors
+/// The first contradiction, with the place of one of the options involved.
+pub(super) fn finish(mut draft: Draft) -> Result<Loaded, ConfigError> {
+    role(&mut draft)?;
+    device(&draft)?;
+    connections(&mut draft)?;
+    liveness(&mut draft)?;
+    identity(&mut draft)?;
+    ciphers(&mut draft)?;
+    addresses(&draft)?;
+    scripts(&mut draft);
+    Ok(Loaded {
+        options: draft.options,
+        warnings: draft.warnings,
+    })
+}
+
+/// An error at the place of an option, or without place when it was not given.
+fn conflict(draft: &Draft, option: &str, message: impl Into<String>) -> ConfigError {
+    match draft.at(option) {
+        Some(position) => Diagnostic::error(position, option, message).into(),
+        None => Diagnostic::general(format!("{option}: {}", message.into())).into(),
+    }
+}
+
+fn warn(draft: &mut Draft, option: &str, message: &str) {
+    let finding = match draft.at(option) {
+        Some(position) => Diagnostic::warning(position, option, message),
+        None => Diagnostic {
+            severity: super::diagnostic::Severity::Warning,
+            option: option.to_owned(),
+            ..Diagnostic::general(message)
+        },
+    };
+    draft.warnings.push(finding);
+}
+
+fn role(draft: &mut Draft) -> Result<(), ConfigError> {
+    let server = draft.at("tls-server").is_some();
+    let client = draft.at("tls-client").is_some() || draft.options.client;
+    draft.options.pull |= draft.options.client;
+    draft.options.tls_role = match (client, server) {
+        (true, false) => TlsRole::Client,
+        (false, true) => TlsRole::Server,
+        (true, true) => {
+            let message = "cannot be used together with tls-client or client; delete one";
+            return Err(conflict(draft, "tls-server", message));
+        }
+        (false, false) => {
+            let message = "no role: one of client, tls-client and tls-server is needed";
+            return Err(Diagnostic::general(message).into());
+        }
+    };
+    if draft.options.pull && server {
+        return Err(conflict(
+            draft,
+            "pull",
+            "is for clients; delete it or use tls-client",
+        ));
+    }
+    Ok(())
+}
+
+fn device(draft: &Draft) -> Result<(), ConfigError> {
+    let dev = &draft.options.dev;
+    if dev.is_empty() {
+        return Err(Diagnostic::general("dev: a device is needed, e.g. \"dev tun\"").into());
+    }
+    if draft.dev_type_tun || dev.starts_with("tun") {
+        return Ok(());
+    }
+    Err(match dev.starts_with("tap") {
+        true => conflict(draft, "dev", NO_TAP),
+        false => {
+            let message = format!("add \"dev-type tun\" for a device named {dev}");
+            conflict(draft, "dev", message)
+        }
+    })
+}
+
+fn connections(draft: &mut Draft) -> Result<(), ConfigError> {
+    let remotes = std::mem::take(&mut draft.remotes);
+    let mut list = std::mem::take(&mut draft.blocks);
+    if list.is_empty() {
+        list.extend(remotes.into_iter().map(|remote| {
+            let mut merged = draft.connection.clone();
+            merged.remote = remote.remote;
+            merged.rport = remote.rport.or(merged.rport);
+            merged.family = remote.family.or(merged.family);
+            merged.position = remote.position;
+            merged
+        }));
+    } else if !remotes.is_empty() {
+        warn(
+            draft,
+            "remote",
+            "no effect: <connection> blocks are present; move it into one",
+        );
+    }
+    if list.is_empty() {
+        list.push(draft.connection.clone());
+    }
+    if draft.options.pull && list.iter().any(|connection| connection.remote.is_none()) {
+        return Err(Diagnostic::general("remote: a client needs a server to connect to").into());
+    }
+    let connections = list
+        .into_iter()
+        .map(|given| connection(draft, given))
+        .collect::<Result<Vec<_>, _>>()?;
+    draft.options.connections = connections;
+    Ok(())
+}
+
+fn connection(draft: &Draft, given: ConnectionDraft) -> Result<Connection, ConfigError> {
+    let defaults = Connection::default();
+    let fail = |option: &str, message: &str| {
+        Err(match &given.position {
+            Some(position) if draft.at(option).is_none() => {
+                Diagnostic::error(position, option, message).into()
+            }
+            _ => conflict(draft, option, message),
+        })
+    };
+    let binds_itself =
+        given.local.is_some() || (given.lport.is_some() && draft.at("port").is_none());
+    let bind = match given.bind {
+        Some(false) if given.lport.is_some_and(|_| binds_itself) => {
+            return fail("nobind", "cannot be used together with lport; delete one");
+        }
+        Some(false) if given.local.is_some() => {
+            return fail("nobind", "cannot be used together with local; delete one");
+        }
+        Some(bind) => bind,
+        None => !draft.options.client || binds_itself,
+    };
+    if !bind && given.remote.is_none() {
+        return fail(
+            "nobind",
+            "without a remote the peer cannot find this end; name a remote",
+        );
+    }
+    let family = given.family.unwrap_or(Family::Any);
+    for (option, address) in [("remote", &given.remote), ("local", &given.local)] {
+        let literal = address.as_deref().and_then(parse_ip);
+        if literal.is_some_and(|ip| family == Family::V4 && ip.is_ipv6()) {
+            return fail(
+                option,
+                "an IPv6 address does not fit proto udp4; use udp or udp6",
+            );
+        }
+        if literal.is_some_and(|ip| family == Family::V6 && ip.is_ipv4()) {
+            return fail(
+                option,
+                "an IPv4 address does not fit proto udp6; use udp or udp4",
+            );
+        }
+    }
+    let tun_mtu = given.tun_mtu.unwrap_or(defaults.tun_mtu);
+    let mssfix = match given.mssfix.unwrap_or(MssFixDraft::Default) {
+        MssFixDraft::Default if tun_mtu == 1500 => MssFix::Mtu(1492),
+        MssFixDraft::Default => MssFix::Fixed(tun_mtu),
+        MssFixDraft::Off => MssFix::Off,
+        MssFixDraft::Payload(n) => MssFix::Payload(n),
+        MssFixDraft::Mtu(n) => MssFix::Mtu(n),
+        MssFixDraft::Fixed(n) => MssFix::Fixed(n),
+    };
+    let wrap = wrap(draft, &given)?;
+    Ok(Connection {
+        rport: given.rport.unwrap_or(DEFAULT_PORT),
+        family,
+        lport: match bind {
+            true => given.lport.unwrap_or(DEFAULT_PORT),
+            false => 0,
+        },
+        bind,
+        bind_ipv6only: given.bind_ipv6only,
+        float: given.float || given.remote.is_none(),
+        connect_timeout: given.connect_timeout.unwrap_or(defaults.connect_timeout),
+        explicit_exit_notify: given.explicit_exit_notify.unwrap_or(0),
+        tun_mtu,
+        occ_mtu: given.occ_mtu,
+        tun_mtu_max: given
+            .tun_mtu_max
+            .unwrap_or(defaults.tun_mtu_max.max(tun_mtu)),
+        mssfix,
+        wrap,
+        position: given.position,
+        remote: given.remote,
+        local: given.local,
+    })
+}
+
+/// The wrapping of a connection; its own setting comes before the one outside the block.
+fn wrap(draft: &Draft, given: &ConnectionDraft) -> Result<Wrap, ConfigError> {
+    let outside = &draft.connection;
+    let own = given.tls_auth.is_some() || given.tls_crypt.is_some() || given.tls_crypt_v2.is_some();
+    let from = if own { given } else { outside };
+    let direction = given.key_direction.or(outside.key_direction);
+    match (&from.tls_auth, &from.tls_crypt, &from.tls_crypt_v2) {
+        (None, None, None) => Ok(Wrap::None),
+        (Some(key), None, None) => Ok(Wrap::TlsAuth {
+            key: key.clone(),
+            direction,
+        }),
+        (None, Some(key), None) => Ok(Wrap::TlsCrypt(key.clone())),
+        (None, None, Some(key)) if draft.options.tls_role == TlsRole::Server => {
+            let message = "needs a server for many clients, which is not supported yet; \
+                           use tls-crypt";
+            Err(Diagnostic::error(&key.position, key.option, message).into())
+        }
+        (None, None, Some(key)) => Ok(Wrap::TlsCryptV2(key.clone())),
+        (auth, crypt, crypt_v2) => {
+            let extra = [crypt_v2, crypt, auth].into_iter().flatten().next();
+            let message = "only one of tls-auth, tls-crypt and tls-crypt-v2 is possible";
+            Err(match extra {
+                Some(source) => Diagnostic::error(&source.position, source.option, message),
+                None => Diagnostic::general(message),
+            }
+            .into())
+        }
+    }
+}
+
+fn liveness(draft: &mut Draft) -> Result<(), ConfigError> {
+    if let Some((interval, timeout)) = draft.keepalive {
+        for option in ["ping", "ping-restart", "ping-exit"] {
+            if draft.at(option).is_some() {
+                let message = "cannot be used together with keepalive, which sets it; delete one";
+                return Err(conflict(draft, option, message));
+            }
+        }
+        draft.options.ping = interval;
+        draft.options.ping_restart = timeout;
+    }
+    let chosen = draft.keepalive.is_some()
+        || draft.at("ping-restart").is_some()
+        || draft.at("ping-exit").is_some();
+    if draft.options.pull && !chosen {
+        draft.options.ping_restart = PULL_PING_RESTART;
+    }
+    Ok(())
+}
+
+/// Who the two ends are: certificates, fingerprints, logins.
+fn identity(draft: &mut Draft) -> Result<(), ConfigError> {
+    let options = &draft.options;
+    if options.ca.is_none() && options.capath.is_none() && options.peer_fingerprint.is_empty() {
+        let message = "ca: one of ca, capath and peer-fingerprint is needed to know the peer";
+        return Err(Diagnostic::general(message).into());
+    }
+    match (&options.cert, &options.key) {
+        (Some(_), None) => return Err(conflict(draft, "cert", "its private key is needed: key")),
+        (None, Some(_)) => return Err(conflict(draft, "key", "its certificate is needed: cert")),
+        (None, None) if options.tls_role == TlsRole::Server => {
+            let message = "cert: a tls-server needs a certificate and its key";
+            return Err(Diagnostic::general(message).into());
+        }
+        (None, None) if options.auth_user_pass.is_none() => {
+            let message = "cert: a certificate with its key, or auth-user-pass, is needed";
+            return Err(Diagnostic::general(message).into());
+        }
+        _ => {}
+    }
+    if options.auth_user_pass.is_some() && !options.pull {
+        return Err(conflict(draft, "auth-user-pass", "needs pull or client"));
+    }
+    if options.static_challenge.is_some() && options.auth_user_pass.is_none() {
+        return Err(conflict(draft, "static-challenge", "needs auth-user-pass"));
+    }
+    if options.tls_version_min > options.tls_version_max {
+        let message = "is below tls-version-min; nothing is left to speak";
+        return Err(conflict(draft, "tls-version-max", message));
+    }
+    if matches!(&options.crl_verify, Some(CrlVerify::Directory(source)) if source.path().is_none())
+    {
+        return Err(conflict(
+            draft,
+            "crl-verify",
+            "a directory cannot be inline",
+        ));
+    }
+    let checked = options.remote_cert_tls.is_some()
+        || options.remote_cert_eku.is_some()
+        || options.verify_x509_name.is_some()
+        || !options.peer_fingerprint.is_empty();
+    if options.tls_role == TlsRole::Client && !checked {
+        let message = "not set: any certificate of the same authority can pose as the server; \
+                       add \"remote-cert-tls server\"";
+        warn(draft, "remote-cert-tls", message);
+    }
+    Ok(())
+}
+
+fn ciphers(draft: &mut Draft) -> Result<(), ConfigError> {
+    let name = ["data-ciphers", "ncp-ciphers"]
+        .into_iter()
+        .max_by_key(|name| draft.at(name).is_some())
+        .unwrap_or("data-ciphers");
+    if let Some(list) = draft.data_ciphers.take() {
+        draft.options.data_ciphers = cipher_list(draft, name, &list)?;
+    }
+    let options = &mut draft.options;
+    let Some(cipher) = options.cipher else {
+        return Ok(());
+    };
+    // `compat-mode` below 2.5 offers `cipher` too, below 2.4 it is also assumed of old peers.
+    if draft.compat_mode.is_some_and(|version| version < (2, 5))
+        && !options.data_ciphers.contains(&cipher)
+    {
+        options.data_ciphers.push(cipher);
+    }
+    let old = draft.compat_mode.is_some_and(|version| version < (2, 4));
+    if options.data_ciphers_fallback.is_none() && (old || !options.pull) {
+        options.data_ciphers_fallback = Some(cipher);
+    }
+    let used = options.data_ciphers.contains(&cipher) || options.data_ciphers_fallback.is_some();
+    if !used {
+        let message = format!(
+            "not in data-ciphers ({}), so it is not offered; add it there if the server needs it",
+            cipher_names(&options.data_ciphers)
+        );
+        warn(draft, "cipher", &message);
+    }
+    Ok(())
+}
+
+/// `data-ciphers`: names joined by colons, `?` before those that may be unknown, `DEFAULT` for the
+/// default.
+fn cipher_list(draft: &Draft, name: &str, list: &str) -> Result<Vec<Cipher>, ConfigError> {
+    if list.len() > MAX_DATA_CIPHERS {
+        let message = format!("longer than {MAX_DATA_CIPHERS} characters");
+        return Err(conflict(draft, name, message));
+    }
+    let mut ciphers = Vec::new();
+    let mut add = |cipher| {
+        if !ciphers.contains(&cipher) {
+            ciphers.push(cipher);
+        }
+    };
+    for word in list.split(':') {
+        let (optional, word) = match word.strip_prefix('?') {
+            Some(word) => (true, word),
+            None => (false, word),
+        };
+        match cipher_from_name(word) {
+            Some(cipher) => add(cipher),
+            None if word == "DEFAULT" => DEFAULT_DATA_CIPHERS.into_iter().for_each(&mut add),
+            None if optional => {}
+            None => {
+                let message = format!(
+                    "\"{word}\" is not supported; remove it, or see ringway --show-ciphers"
+                );
+                return Err(conflict(draft, name, message));
+            }
+        }
+    }
+    match ciphers.is_empty() {
+        true => Err(conflict(draft, name, "no cipher of the list is supported")),
+        false => Ok(ciphers),
+    }
+}
+
+fn cipher_names(ciphers: &[Cipher]) -> String {
+    let names: Vec<_> = ciphers.iter().map(|&cipher| cipher_name(cipher)).collect();
+    names.join(":")
+}
+
+fn addresses(draft: &Draft) -> Result<(), ConfigError> {
+    let options = &draft.options;
+    if let Some(Ifconfig {
+        local,
+        remote_netmask: second,
+    }) = options.ifconfig
+    {
+        let bits = u32::from(second);
+        let is_mask = second.octets()[0] == 255;
+        let holes = bits.leading_ones() + bits.trailing_zeros() < 32;
+        match options.topology {
+            Topology::Subnet if !is_mask || holes => {
+                let message = "with topology subnet the second value must be a netmask";
+                return Err(conflict(draft, "ifconfig", message));
+            }
+            Topology::Net30 | Topology::P2p if is_mask => {
+                let message = "the second value must be the peer's address; for a netmask add \
+                               \"topology subnet\"";
+                return Err(conflict(draft, "ifconfig", message));
+            }
+            Topology::Net30 | Topology::P2p if local == second => {
+                let message = "the two addresses must differ";
+                return Err(conflict(draft, "ifconfig", message));
+            }
+            Topology::Net30 | Topology::P2p | Topology::Subnet => {}
+        }
+    }
+    if let Some(six) = &options.ifconfig_ipv6
+        && six.local == six.remote
+    {
+        return Err(conflict(
+            draft,
+            "ifconfig-ipv6",
+            "the two addresses must differ",
+        ));
+    }
+    Ok(())
+}
+
+fn scripts(draft: &mut Draft) {
+    let options = &draft.options;
+    if options.script_security >= 2 {
+        return;
+    }
+    let named: Vec<(&str, Position)> = script_list(options)
+        .map(|(name, script)| (name, script.position.clone()))
+        .collect();
+    for (name, position) in named {
+        let message = "is not run: scripts need \"script-security 2\"";
+        draft
+            .warnings
+            .push(Diagnostic::warning(&position, name, message));
+    }
+}
+
+/// Every script of a configuration with its option.
+pub(crate) fn script_list(options: &Options) -> impl Iterator<Item = (&'static str, &Script)> {
+    [
+        ("up", &options.up),
+        ("down", &options.down),
+        ("route-up", &options.route_up),
+        ("route-pre-down", &options.route_pre_down),
+        ("ipchange", &options.ipchange),
+    ]
+    .into_iter()
+    .filter_map(|(name, script)| script.as_ref().map(|script| (name, script)))
+}

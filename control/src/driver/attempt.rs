@@ -1,0 +1,630 @@
+//! One connection attempt, from opening the socket to its end: the event loop around the sans-IO
+//! [`Tunnel`], the worker and the once-a-second chores.
+//!
+//! ```text
+//!   poll: signals | worker events | next deadline
+//!     worker control packet -> Tunnel -> transmits (UDP), events -> worker commands, interface
+//! ```
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use ringway_dataplane::command::{Command, Endpoint, Event as WorkerEvent, PeerConfig, PeerHandle};
+use ringway_dataplane::stats::PeerStats;
+use ringway_dataplane::udp::UdpSocket;
+use ringway_dataplane::wire::{OCC_MAGIC, PING};
+use ringway_dataplane::worker::{Worker, WorkerConfig, WorkerHandle};
+
+use super::interface::Interface;
+use super::keepalive::{Due, Keepalive, KeepaliveConfig, Sample};
+use super::remotes::Target;
+use super::{Ending, Program, report, setup};
+use crate::config::options::Options;
+use crate::config::pushed::{self, PulledOptions, PushOutcome};
+use crate::host::signals::Signal;
+use crate::log;
+use crate::proto::Now;
+use crate::proto::negotiate::Negotiated;
+use crate::proto::push::ControlMessage;
+use crate::proto::tunnel::{self, KeyUsage, Mode, Tunnel, TunnelConfig};
+
+/// The only peer of a point-to-point link or a client.
+const PEER: PeerHandle = PeerHandle(0);
+/// OCC message: the peer leaves (protocol §7.8).
+const OCC_EXIT: u8 = 6;
+/// Chores that need no better clock than this.
+const TICK: Duration = Duration::from_secs(1);
+/// Worker events handled before the other sources get a turn.
+const EVENTS_PER_TURN: usize = 64;
+
+/// A connection attempt in progress.
+pub(super) struct Attempt<'p> {
+    program: &'p mut Program,
+    target: Target,
+    /// What was configured, with what was pushed written over it.
+    options: Options,
+    mode: Mode,
+    udp: UdpSocket,
+    worker: WorkerHandle,
+    tunnel: Tunnel,
+    stats: Arc<PeerStats>,
+    keepalive: Keepalive,
+    negotiated: Option<Negotiated>,
+    pulled: Option<PulledOptions>,
+    peer: Option<Endpoint>,
+    common_name: String,
+    next_tick: Instant,
+    started: Instant,
+    /// The data channel has come up once.
+    up: bool,
+    /// When routes are due (`route-delay`).
+    routes_at: Option<Instant>,
+    /// A wanted end that still tells the peer.
+    leaving: Option<Leaving>,
+    ending: Option<Ending>,
+}
+
+struct Leaving {
+    until: Instant,
+    ending: Ending,
+    /// Over the control channel; otherwise OCC messages, one per tick.
+    control: bool,
+}
+
+impl<'p> Attempt<'p> {
+    /// Opens what is needed and starts the handshake.
+    pub(super) fn start(program: &'p mut Program, target: Target) -> Result<Self, Ending> {
+        let now = now();
+        let options = Options::clone(&program.options);
+        let mode = if options.pull { Mode::Pull } else { Mode::PointToPoint };
+        if mode == Mode::PointToPoint && program.interface.is_none() && !options.up_delay {
+            program.open_interface(&options, &target.connection)?;
+        }
+        let udp_config = setup::udp_config(&options, &target).map_err(Ending::fatal)?;
+        let udp = UdpSocket::open(&udp_config).map_err(|e| Ending::fatal(e.to_string()))?;
+        program.log_links(&udp, &target);
+        let tunnel_config = program.tunnel_config(&target, mode)?;
+        if mode == Mode::PointToPoint && program.interface.is_some() {
+            program.drop_privileges()?;
+        }
+        let worker = start_worker(program, &udp)?;
+        log::info!(in Data, "packet engine: {}", worker.engine());
+        let stats = Arc::new(PeerStats::default());
+        program.begin_statistics(stats.clone(), worker.stats());
+        Ok(Attempt {
+            tunnel: Tunnel::new(tunnel_config, now, rand::random()),
+            keepalive: Keepalive::new(setup::keepalive(&options, None), now.instant),
+            program,
+            target,
+            options,
+            mode,
+            udp,
+            worker,
+            stats,
+            negotiated: None,
+            pulled: None,
+            peer: None,
+            common_name: String::new(),
+            next_tick: now.instant + TICK,
+            started: now.instant,
+            up: false,
+            routes_at: None,
+            leaving: None,
+            ending: None,
+        })
+    }
+
+    /// Runs until the attempt ends and says how.
+    pub(super) fn run(mut self) -> Ending {
+        let ending = loop {
+            self.drain_tunnel();
+            if let Some(ending) = self.ending.take() {
+                break ending;
+            }
+            self.wait();
+            for signal in self.program.signals.pending() {
+                self.take_signal(signal);
+            }
+            self.take_worker_events();
+            let now = now();
+            if self.tunnel.poll_timeout().is_some_and(|t| t <= now.instant) {
+                self.tunnel.handle_timeout(now);
+            }
+            if now.instant >= self.next_tick {
+                self.next_tick = now.instant + TICK;
+                self.tick(now);
+            }
+        };
+        self.finish(ending)
+    }
+
+    fn finish(mut self, ending: Ending) -> Ending {
+        self.flush_transmits(now());
+        self.program.end_statistics();
+        let Attempt { program, worker, .. } = self;
+        if let Some(queue) = worker.stop()
+            && let Some(interface) = &mut program.interface
+        {
+            interface.give_back(queue);
+        }
+        ending
+    }
+
+    // ---- waiting and input ---------------------------------------------------------------------
+
+    fn wait(&mut self) {
+        let mut deadline = self.next_tick;
+        for other in [self.tunnel.poll_timeout(), self.routes_at].into_iter().flatten() {
+            deadline = deadline.min(other);
+        }
+        // Rounded up: waking a little early would only spin.
+        let wait = deadline.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+        let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+        let mut fds = [
+            PollFd::new(self.program.signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.worker.event_fd().as_fd(), PollFlags::POLLIN),
+        ];
+        // EINTR and the like just mean another look.
+        let _ = poll(&mut fds, timeout);
+    }
+
+    fn take_signal(&mut self, signal: Signal) {
+        let name = signal.name();
+        match signal {
+            Signal::Usr2 => {
+                let rows = self.tunnel.counters();
+                report::log_statistics(&self.program.totals(), &rows);
+            }
+            Signal::Usr1 => self.end(self.program.remapped(Ending::restart("usr1")), "sigusr1"),
+            Signal::Hup => self.end(Ending::Reload, "sighup"),
+            Signal::Term | Signal::Int => {
+                log::notice!("event: {name} received, exiting");
+                self.leave(Ending::Exit(0), signal.script_name());
+            }
+        }
+    }
+
+    fn take_worker_events(&mut self) {
+        for _ in 0..EVENTS_PER_TURN {
+            let Some(event) = self.worker.poll_event() else { return };
+            match event {
+                WorkerEvent::Control { from, mut datagram } => {
+                    self.tunnel.handle_datagram(now(), from, &mut datagram);
+                    self.drain_tunnel();
+                }
+                WorkerEvent::Occ(_, message) => {
+                    if message.first() == Some(&OCC_EXIT) {
+                        self.peer_left();
+                    }
+                }
+                WorkerEvent::Floated(_, endpoint) => self.floated(endpoint),
+                WorkerEvent::Notice(text) => log::notice!(in Data, "{text}"),
+                WorkerEvent::Failed(text) => {
+                    log::error!("packet worker: {text}");
+                    self.end(Ending::restart("worker-failed"), "worker-failed");
+                }
+            }
+        }
+    }
+
+    fn floated(&mut self, endpoint: Endpoint) {
+        log::notice!(
+            "peer {} floated to {}",
+            self.common_name, endpoint.remote
+        );
+        self.peer = Some(endpoint);
+        self.tunnel.handle_command(now(), tunnel::Command::Floated(endpoint));
+        self.program.note_peer(endpoint);
+        self.program.run_ipchange(endpoint);
+    }
+
+    // ---- the tunnel's output -------------------------------------------------------------------
+
+    fn drain_tunnel(&mut self) {
+        loop {
+            self.flush_transmits(now());
+            let Some(event) = self.tunnel.poll_event() else { return };
+            self.take_event(event);
+        }
+    }
+
+    fn flush_transmits(&mut self, now: Now) {
+        let mut datagram = Vec::with_capacity(1500);
+        while let Some(endpoint) = self.tunnel.poll_transmit(now, &mut datagram) {
+            if let Err(error) = self.udp.send_to(&endpoint, &datagram) {
+                log::notice!(in Link, "write to {}: {error}", endpoint.remote);
+            }
+        }
+    }
+
+    fn take_event(&mut self, event: tunnel::Event) {
+        match event {
+            tunnel::Event::Log(verb, text) => log::debug!(verb, Control, "{text}"),
+            tunnel::Event::Connected { endpoint, common_name, tls } => {
+                self.connected(endpoint, common_name, &tls);
+            }
+            tunnel::Event::Negotiated(negotiated) => self.set_peer(negotiated),
+            tunnel::Event::InstallKey(key_id, keys) => {
+                self.command(Command::InstallKey(PEER, key_id, keys));
+            }
+            tunnel::Event::UseKey(key_id) => {
+                self.command(Command::UseKey(PEER, key_id));
+                if !self.up {
+                    self.data_channel_up();
+                }
+            }
+            tunnel::Event::RemoveKey(key_id) => self.command(Command::RemoveKey(PEER, key_id)),
+            tunnel::Event::PushReply(lines) => self.take_push_reply(&lines),
+            tunnel::Event::AuthToken(lines) => self.take_late_push(&lines),
+            tunnel::Event::Message(message) => self.take_message(message),
+            tunnel::Event::PeerExit => self.peer_left(),
+            tunnel::Event::Failed { reason, text } => {
+                log::error!("{text}");
+                let ending = if self.options.tls_exit {
+                    Ending::Exit(1)
+                } else {
+                    Ending::restart(reason)
+                };
+                self.end(ending, reason);
+            }
+        }
+    }
+
+    fn connected(&mut self, endpoint: Endpoint, common_name: String, tls: &str) {
+        log::notice!("Control Channel: {tls}");
+        log::notice!(
+            "[{common_name}] Peer Connection Initiated with {}",
+            setup::address_text(endpoint.remote)
+        );
+        self.peer = Some(endpoint);
+        self.common_name = common_name;
+        self.program.note_peer(endpoint);
+        self.program.note_certificates(&self.common_name, self.tunnel.tls());
+        self.program.run_ipchange(endpoint);
+    }
+
+    fn set_peer(&mut self, negotiated: Negotiated) {
+        let peer_id = match negotiated.peer_id {
+            Some(id) => format!(", peer-id: {id}"),
+            None => String::new(),
+        };
+        let digest = if negotiated.cipher.is_aead() {
+            String::new()
+        } else {
+            format!(", auth '{}'", negotiated.digest.name())
+        };
+        log::notice!(
+            "Data Channel: cipher '{}'{digest}{peer_id}{}",
+            negotiated.cipher.name(),
+            setup::features_text(&negotiated),
+        );
+        self.negotiated = Some(negotiated);
+        self.configure_peer();
+    }
+
+    fn configure_peer(&mut self) {
+        let (Some(negotiated), Some(endpoint)) = (&self.negotiated, self.peer) else { return };
+        let connection = &self.target.connection;
+        let shape = setup::wire_shape(negotiated, endpoint.remote);
+        let (mss_v4, mss_v6) = shape.mss(setup::mssfix(connection.mssfix));
+        let config = PeerConfig {
+            endpoint,
+            float: connection.float,
+            tx_peer_id: negotiated.peer_id,
+            rx_peer_id: None,
+            framing: negotiated.framing,
+            mss_v4,
+            mss_v6,
+            replay_window: self.options.replay_window.packets,
+            replay_time: self.options.replay_window.seconds,
+            passtos: self.options.passtos,
+            guard_recursion: self.mode == Mode::Pull && !self.options.allow_recursive_routing,
+            stats: self.stats.clone(),
+        };
+        self.command(Command::SetPeer(PEER, Box::new(config)));
+    }
+
+    fn data_channel_up(&mut self) {
+        self.up = true;
+        self.program.remotes.succeeded();
+        if self.program.interface.is_none()
+            && let Err(ending) = self.open_interface()
+        {
+            self.ending = Some(ending);
+            return;
+        }
+        let delay = Duration::from_secs(self.options.route_delay.unwrap_or(0));
+        self.routes_at = Some(Instant::now() + delay);
+        if delay.is_zero() {
+            self.add_routes();
+        }
+    }
+
+    fn open_interface(&mut self) -> Result<(), Ending> {
+        self.program.open_interface(&self.options, &self.target.connection)?;
+        self.attach_interface();
+        self.program.drop_privileges()
+    }
+
+    fn attach_interface(&mut self) {
+        if let Some(queue) = self.program.interface.as_mut().and_then(Interface::take_queue) {
+            self.command(Command::AttachTun(queue));
+        }
+    }
+
+    fn add_routes(&mut self) {
+        self.routes_at = None;
+        let remote = self.peer.map(|e| e.remote.ip());
+        let errors = match &mut self.program.interface {
+            Some(interface) => interface.add_routes(&self.options, remote, &mut self.program.env),
+            None => 0,
+        };
+        if errors == 0 {
+            log::notice!("Initialization Sequence Completed");
+        } else {
+            log::notice!("Initialization Sequence Completed With Errors ({errors} routes failed)");
+        }
+        log::info!("tunnel up after {:.1} s", self.started.elapsed().as_secs_f64());
+        self.program.note_up();
+    }
+
+    // ---- push ----------------------------------------------------------------------------------
+
+    fn take_push_reply(&mut self, lines: &[String]) {
+        log::notice!(in Negotiation, "PUSH: Received control message: 'PUSH_REPLY,{}'",
+            setup::without_secrets(lines)
+        );
+        let mut pulled = PulledOptions::new(&self.options);
+        for line in lines {
+            if !self.apply_pushed(line, &mut pulled) {
+                return;
+            }
+        }
+        pulled.apply_to(&mut self.options, &mut self.target.connection);
+        self.options.verb = pulled.verb.unwrap_or(self.options.verb);
+        log::set_verb(self.options.verb);
+        log::set_mute(self.options.mute);
+        self.take_token(&pulled);
+        self.keepalive.reconfigure(setup::keepalive(&self.options, Some(&pulled)), Instant::now());
+        self.program.note_pushed(&pulled);
+        self.reopen_if_changed(&pulled);
+        let pushed = setup::pushed(&pulled);
+        self.pulled = Some(pulled);
+        self.tunnel.handle_command(now(), tunnel::Command::Pulled(pushed));
+    }
+
+    fn take_token(&mut self, pulled: &PulledOptions) {
+        let Some(token) = &pulled.auth_token else { return };
+        self.program.credentials.use_token(pulled.auth_token_user.clone(), token.clone());
+        let (username, password) = self.program.credentials.current();
+        self.tunnel.handle_command(now(), tunnel::Command::Credentials { username, password });
+    }
+
+    fn apply_pushed(&mut self, line: &str, pulled: &mut PulledOptions) -> bool {
+        match pushed::apply(line, &self.options.pull_filter, pulled) {
+            PushOutcome::Accepted => true,
+            PushOutcome::Ignored => {
+                log::info!(in Negotiation, "pushed option ignored: '{line}'");
+                true
+            }
+            PushOutcome::Warning(text) => {
+                log::notice!(in Negotiation, "WARNING: {text}");
+                true
+            }
+            PushOutcome::Reject(text) => {
+                log::notice!(in Negotiation, "{text}");
+                self.end(Ending::restart("pull-filter"), "pull-filter");
+                false
+            }
+        }
+    }
+
+    /// A device kept over a restart must fit what is pushed now (protocol §8.3).
+    fn reopen_if_changed(&mut self, pulled: &PulledOptions) {
+        let digest = pulled.tun_digest();
+        if self.program.interface.is_some() && self.program.pulled_digest != Some(digest) {
+            log::notice!("NOTE: pulled options changed on restart, the TUN device is reopened");
+            self.command(Command::DetachTun);
+            self.program.close_interface(true);
+        }
+        self.program.pulled_digest = Some(digest);
+    }
+
+    fn take_late_push(&mut self, lines: &[String]) {
+        let Some(mut pulled) = self.pulled.take() else { return };
+        for line in lines.iter().filter(|l| l.starts_with("auth-token")) {
+            self.apply_pushed(line, &mut pulled);
+        }
+        self.take_token(&pulled);
+        self.pulled = Some(pulled);
+    }
+
+    fn take_message(&mut self, message: ControlMessage) {
+        match message {
+            ControlMessage::AuthFailed(failed) => {
+                log::error!("AUTH: Received control message: {}", setup::auth_failed_text(&failed));
+                let ending = self.program.auth_failed(&failed);
+                self.end(ending, "auth-failure");
+            }
+            ControlMessage::Restart { text, .. } => {
+                log::notice!("Connection reset command was pushed by server ('{text}')");
+                                self.end(
+                    Ending::restart("server-pushed-connection-reset"),
+                    "server-pushed-connection-reset",
+                );
+            }
+            ControlMessage::Halt { text } => {
+                log::notice!("Halt command was pushed by server ('{text}')");
+                self.end(Ending::Exit(0), "server-pushed-halt");
+            }
+            ControlMessage::AuthPending { timeout } => {
+                log::notice!("AUTH_PENDING received, extending handshake timeout {timeout:?}");
+            }
+            ControlMessage::Info(text) | ControlMessage::InfoPre(text) => {
+                log::notice!("Info command was pushed by server ('{text}')");
+            }
+            other => log::notice!(in Negotiation, "ignoring control message {other:?}"),
+        }
+    }
+
+    // ---- once a second -------------------------------------------------------------------------
+
+    fn tick(&mut self, now: Now) {
+        self.program.chores(now);
+        if let Some(leaving) = &self.leaving {
+            let over = now.instant >= leaving.until || (leaving.control && self.tunnel.all_acked());
+            if over {
+                self.ending = self.leaving.take().map(|l| l.ending);
+            } else if !leaving.control {
+                self.send_occ_exit();
+            }
+            return;
+        }
+        if self.routes_at.is_some_and(|t| now.instant >= t) {
+            self.add_routes();
+        }
+        self.tunnel.handle_command(now, tunnel::Command::Usage(self.key_usage()));
+        let first_packet_missing = self.tunnel.counters().accepted == 0
+            && self.target.remote.is_some()
+            && (self.mode == Mode::Pull || self.options.connections.len() > 1);
+        let limit = Duration::from_secs(self.target.connection.connect_timeout);
+        if first_packet_missing && now.instant >= self.started + limit {
+            log::notice!(in Link, "Server poll timeout, trying next remote entry");
+            self.end(Ending::restart("server_poll"), "server_poll");
+            return;
+        }
+        if let Some(due) = self.keepalive.tick(now.instant, self.sample()) {
+            self.take_due(due);
+        }
+    }
+
+    fn take_due(&mut self, due: Due) {
+        match due {
+            Due::Ping => {
+                if self.up {
+                    self.command(Command::SendPayload(PEER, PING.to_vec()));
+                }
+            }
+            Due::Restart => {
+                let waits = self.peer.is_none() && self.target.remote.is_none();
+                if !waits {
+                    log::notice!(
+                        "[{}] Inactivity timeout (--ping-restart), restarting", self.common_name
+                    );
+                    self.end(Ending::restart("ping-restart"), "ping-restart");
+                }
+            }
+            Due::Exit => {
+                log::notice!(
+                    "[{}] Inactivity timeout (--ping-exit), exiting", self.common_name
+                );
+                self.leave(Ending::Exit(0), "ping-exit");
+            }
+            Due::Inactive => {
+                log::notice!("Inactivity timeout (--inactive), exiting");
+                self.leave(Ending::Exit(0), "inactive");
+            }
+            Due::SessionTimeout => {
+                log::notice!("Session timeout, exiting");
+                self.leave(Ending::Exit(0), "session-timeout");
+            }
+        }
+    }
+
+    fn sample(&self) -> Sample {
+        let s = &self.stats;
+        Sample {
+            tx_packets: s.wire_tx_packets.load(Relaxed),
+            rx_packets: s.wire_rx_packets.load(Relaxed),
+            tun_bytes: s.tun_rx_bytes.load(Relaxed) + s.tun_tx_bytes.load(Relaxed),
+            control_tx: self.tunnel.last_tx(),
+            control_rx: self.tunnel.last_rx(),
+        }
+    }
+
+    fn key_usage(&self) -> KeyUsage {
+        let s = &self.stats;
+        KeyUsage {
+            tx_packets: s.key_tx_packets.load(Relaxed),
+            bytes: s.key_bytes.load(Relaxed),
+            packets: s.key_packets.load(Relaxed),
+            aead: s.key_aead_usage.load(Relaxed),
+            auth_failures: s.key_auth_failures.load(Relaxed),
+            epoch: s.epoch.load(Relaxed),
+        }
+    }
+
+    // ---- ends ----------------------------------------------------------------------------------
+
+    fn peer_left(&mut self) {
+        log::notice!(
+            "[{}] remote-exit: the peer leaves, restarting", self.common_name
+        );
+        self.end(Ending::restart("remote-exit"), "remote-exit");
+    }
+
+    fn end(&mut self, ending: Ending, reason: &'static str) {
+        if self.ending.is_none() {
+            self.program.last_reason = reason.to_owned();
+            self.ending = Some(ending);
+        }
+    }
+
+    /// Ends after telling the peer, if `explicit-exit-notify` wants that.
+    fn leave(&mut self, ending: Ending, reason: &'static str) {
+        let notify = self.exit_notify();
+        if !self.up || notify == 0 || self.leaving.is_some() {
+            self.end(ending, reason);
+            return;
+        }
+        let control = self.negotiated.as_ref().is_some_and(|n| n.cc_exit);
+        if control {
+            self.tunnel.handle_command(now(), tunnel::Command::NotifyExit);
+        } else {
+            self.send_occ_exit();
+        }
+        let until = Instant::now() + Duration::from_secs(u64::from(notify));
+        self.program.last_reason = reason.to_owned();
+        self.leaving = Some(Leaving { until, ending, control });
+        // Acks usually arrive within a round trip: look again soon.
+        self.next_tick = Instant::now() + Duration::from_millis(100);
+    }
+
+    fn exit_notify(&self) -> u32 {
+        self.target.connection.explicit_exit_notify
+    }
+
+    fn send_occ_exit(&mut self) {
+        let mut payload = OCC_MAGIC.to_vec();
+        payload.push(OCC_EXIT);
+        self.command(Command::SendPayload(PEER, payload));
+    }
+
+    fn command(&mut self, command: Command) {
+        if self.worker.send(command).is_err() {
+            log::error!("packet worker does not answer, restarting");
+            self.end(Ending::restart("worker-failed"), "worker-failed");
+        }
+    }
+}
+
+fn start_worker(program: &mut Program, udp: &UdpSocket) -> Result<WorkerHandle, Ending> {
+    let config = WorkerConfig {
+        udp: udp.try_clone().map_err(|e| Ending::fatal(format!("cannot share the socket: {e}")))?,
+        tun: program.interface.as_mut().and_then(Interface::take_queue),
+        io: setup::io_choice(&program.options),
+        cpu: program.options.ringway_cpus.first().copied(),
+        name: "ringway-w0".to_owned(),
+    };
+    Worker::start(config).map_err(|e| Ending::fatal(e.to_string()))
+}
+
+fn now() -> Now {
+    let unix = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs());
+    Now { instant: Instant::now(), unix }
+}

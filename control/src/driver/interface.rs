@@ -1,0 +1,383 @@
+//! The TUN device of a link: opened, given its addresses, its routes, and taken down again, with the
+//! scripts that belong to each step (protocol §9, §14).
+//!
+//! `options` and `connection` are always the effective ones: what was configured with what was
+//! pushed written over it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+
+use ringway_dataplane::tun::{DeviceKind, TunConfig, TunDevice, TunQueue};
+
+use super::setup;
+use crate::config::options::{
+    Connection, Options, Route, RouteAddr, RouteGateway, RouteIpv6, Script, Topology,
+};
+use crate::host::env::{IfconfigEnd, ScriptEnv};
+use crate::host::link::{network_of, prefix_of};
+use crate::host::netlink::Netlink;
+use crate::host::redirect::RedirectFlags;
+use crate::host::routes::{Gateway, RouteManager, RouteRequest};
+use crate::host::script::{self, Hook};
+use crate::log;
+
+/// An open device.
+pub(super) struct Interface {
+    name: String,
+    ifindex: u32,
+    queue: Option<TunQueue>,
+    routes: RouteManager,
+    addresses: Vec<Address>,
+    mtu: u32,
+    routes_added: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Address {
+    address: IpAddr,
+    prefix: u8,
+    peer: Option<IpAddr>,
+}
+
+impl Interface {
+    /// Opens the device, sets its addresses and MTU, brings it up and runs `up`. The error is one
+    /// line for a person; whatever was made until then is gone again.
+    pub(super) fn open(
+        options: &Options,
+        connection: &Connection,
+        env: &mut ScriptEnv,
+        restart: bool,
+    ) -> Result<Self, String> {
+        let mut config = TunConfig::new(options.dev.clone());
+        config.kind = DeviceKind::Tun;
+        config.node.clone_from(&options.dev_node);
+        let mut device = TunDevice::open(&config).map_err(|e| e.to_string())?;
+        log::notice!(in Tun, "TUN/TAP device {} opened", device.name);
+        let mut netlink = Netlink::open().map_err(|e| e.to_string())?;
+        let mtu = u32::from(connection.tun_mtu);
+        let queue_length = options.txqueuelen.unwrap_or(ringway_tuning::TXQUEUELEN);
+        netlink
+            .set_up(device.ifindex, mtu, Some(queue_length), Some(setup::gso_max_size(mtu)))
+            .map_err(|e| format!("{}: cannot bring the device up: {e}", device.name))?;
+        let addresses = addresses(options)?;
+        if !options.ifconfig_noexec {
+            for a in &addresses {
+                netlink.add_address(device.ifindex, a.address, a.prefix, a.peer).map_err(|e| {
+                    format!("{}: cannot set address {}/{}: {e}", device.name, a.address, a.prefix)
+                })?;
+                match a.peer {
+                    Some(peer) => log::notice!(
+                        in Tun, "address {} peer {peer} added to {}", a.address, device.name
+                    ),
+                    None => log::notice!(
+                        in Tun, "address {}/{} added to {}", a.address, a.prefix, device.name
+                    ),
+                }
+            }
+        }
+        let interface = Interface {
+            name: device.name.clone(),
+            ifindex: device.ifindex,
+            queue: device.queues.pop(),
+            routes: RouteManager::new(netlink),
+            addresses,
+            mtu,
+            routes_added: false,
+        };
+        interface.environment(options, env);
+        interface.run(options, options.up.as_ref(), Hook::Up, restart, env)?;
+        Ok(interface)
+    }
+
+    /// The queue, for the worker.
+    pub(super) fn take_queue(&mut self) -> Option<TunQueue> {
+        self.queue.take()
+    }
+
+    /// The queue comes back from a worker that stopped.
+    pub(super) fn give_back(&mut self, queue: TunQueue) {
+        self.queue = Some(queue);
+    }
+
+    /// Adds every route and runs `route-up`, once per opened device; how many routes could not be
+    /// added.
+    pub(super) fn add_routes(
+        &mut self,
+        options: &Options,
+        remote: Option<IpAddr>,
+        env: &mut ScriptEnv,
+    ) -> usize {
+        if self.routes_added {
+            return 0;
+        }
+        self.routes_added = true;
+        let errors = self.install_routes(options, remote, env);
+        for error in &errors {
+            log::warn!(in Route, "{error}");
+        }
+        if let Err(error) = self.run(options, options.route_up.as_ref(), Hook::RouteUp, false, env) {
+            log::warn!(in Script, "{error}");
+        }
+        errors.len()
+    }
+
+    /// Runs `route-pre-down`, removes routes and addresses, closes the device, runs `down`.
+    pub(super) fn close(mut self, options: &Options, env: &mut ScriptEnv, restart: bool) {
+        if self.routes_added {
+            let hook = options.route_pre_down.as_ref();
+            self.warn_run(options, hook, Hook::RoutePreDown, restart, env);
+        }
+        for problem in self.routes.undo_all() {
+            log::warn!(in Route, "{problem}");
+        }
+        if options.down_pre {
+            self.warn_run(options, options.down.as_ref(), Hook::Down, restart, env);
+        }
+        if !options.ifconfig_noexec {
+            for a in std::mem::take(&mut self.addresses) {
+                // A device that is not persistent takes its addresses along.
+                let _ = self.routes.netlink().del_address(self.ifindex, a.address, a.prefix, a.peer);
+            }
+        }
+        log::notice!(in Tun, "Closing TUN/TAP interface {}", self.name);
+        self.queue = None;
+        if !options.down_pre {
+            self.warn_run(options, options.down.as_ref(), Hook::Down, restart, env);
+        }
+    }
+
+    // ---- routes --------------------------------------------------------------------------------
+
+    fn install_routes(
+        &mut self,
+        options: &Options,
+        remote: Option<IpAddr>,
+        env: &mut ScriptEnv,
+    ) -> Vec<String> {
+        let mut errors = Vec::new();
+        let gateway = vpn_gateway(options);
+        let net_gateway = self.routes.net_gateway(false).ok().flatten().and_then(|hop| hop.gateway);
+        env.clear_routes();
+        env.set_gateways(gateway.map(Into::into), net_gateway);
+        let mut requests = Vec::new();
+        for (index, route) in options.route.iter().enumerate() {
+            match self.route_request(route, options, gateway, remote) {
+                Ok(request) => {
+                    let via = match request.gateway {
+                        Gateway::Via(IpAddr::V4(address)) => Some(address),
+                        _ => None,
+                    };
+                    if let IpAddr::V4(network) = request.dest {
+                        env.set_route(index + 1, network, request.prefix, via, request.metric);
+                    }
+                    requests.push(request);
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        for (index, route) in options.route_ipv6.iter().enumerate() {
+            let request = self.route_v6_request(route, options);
+            let via = route.gateway;
+            env.set_route_ipv6(index + 1, route.network, route.prefix, via, request.metric);
+            requests.push(request);
+        }
+        if options.route_noexec {
+            return errors;
+        }
+        if let Some(redirect) = &options.redirect_gateway {
+            let flags = RedirectFlags {
+                reroute: redirect.reroute,
+                local: redirect.local,
+                autolocal: redirect.autolocal,
+                def1: redirect.def1,
+                bypass_dhcp: redirect.bypass_dhcp,
+                bypass_dns: redirect.bypass_dns,
+                block_local: redirect.block_local,
+                ipv6: redirect.ipv6,
+                ipv4: redirect.ipv4,
+            };
+            let gateway_v6 = options.route_ipv6_gateway.or(options.ifconfig_ipv6.map(|i| i.remote));
+            let done = self.routes.redirect_gateway(
+                &flags,
+                remote,
+                gateway,
+                gateway_v6,
+                self.ifindex,
+                options.route_metric,
+            );
+            errors.extend(done.err().into_iter().flatten());
+        }
+        for request in requests {
+            errors.extend(self.routes.add(&request).err());
+        }
+        errors
+    }
+
+    fn route_request(
+        &mut self,
+        route: &Route,
+        options: &Options,
+        vpn_gateway: Option<Ipv4Addr>,
+        remote: Option<IpAddr>,
+    ) -> Result<RouteRequest, String> {
+        let prefix = prefix_of(route.netmask)
+            .ok_or_else(|| format!("route: netmask {} is not contiguous", route.netmask))?;
+        let network = self.route_address(&route.network, vpn_gateway, remote)?;
+        let (gateway, ifindex) = match &route.gateway {
+            None | Some(RouteAddr::VpnGateway) => match vpn_gateway {
+                Some(address) => (Gateway::Via(address.into()), self.ifindex),
+                None => (Gateway::Device, self.ifindex),
+            },
+            Some(RouteAddr::NetGateway) => (Gateway::NetGateway, 0),
+            Some(other) => (Gateway::Via(self.route_address(other, vpn_gateway, remote)?), 0),
+        };
+        Ok(RouteRequest {
+            dest: network_of(network, prefix),
+            prefix,
+            gateway,
+            metric: route.metric.or(options.route_metric),
+            ifindex,
+            table: None,
+        })
+    }
+
+    fn route_address(
+        &mut self,
+        address: &RouteAddr,
+        vpn_gateway: Option<Ipv4Addr>,
+        remote: Option<IpAddr>,
+    ) -> Result<IpAddr, String> {
+        match address {
+            RouteAddr::Addr(address) => Ok((*address).into()),
+            RouteAddr::Name(name) => resolve_v4(name).map(Into::into),
+            RouteAddr::VpnGateway => vpn_gateway
+                .map(Into::into)
+                .ok_or_else(|| "route: vpn_gateway is not known; set route-gateway".to_owned()),
+            RouteAddr::NetGateway => self
+                .routes
+                .net_gateway(false)
+                .map_err(|e| e.to_string())?
+                .and_then(|hop| hop.gateway)
+                .ok_or_else(|| "route: net_gateway: this host has no default gateway".to_owned()),
+            RouteAddr::RemoteHost => {
+                remote.ok_or_else(|| "route: remote_host is not known".to_owned())
+            }
+        }
+    }
+
+    fn route_v6_request(&self, route: &RouteIpv6, options: &Options) -> RouteRequest {
+        RouteRequest {
+            dest: route.network.into(),
+            prefix: route.prefix,
+            gateway: match route.gateway {
+                Some(address) => Gateway::Via(address.into()),
+                None => Gateway::Device,
+            },
+            metric: route.metric.or(options.route_metric),
+            ifindex: self.ifindex,
+            table: None,
+        }
+    }
+
+    // ---- scripts -------------------------------------------------------------------------------
+
+    fn environment(&self, options: &Options, env: &mut ScriptEnv) {
+        env.set_device(&self.name, "tun", self.mtu);
+        env.set("link_mtu", 0);
+        if let Some(i) = options.ifconfig {
+            let end = match options.topology {
+                Topology::Subnet => IfconfigEnd::Netmask(i.remote_netmask),
+                Topology::P2p | Topology::Net30 => IfconfigEnd::Remote(i.remote_netmask),
+            };
+            env.set_ifconfig(i.local, end);
+        }
+        if let Some(i) = options.ifconfig_ipv6 {
+            env.set_ifconfig_ipv6(i.local, i.prefix, Some(i.remote));
+        }
+    }
+
+    fn run(
+        &self,
+        options: &Options,
+        command: Option<&Script>,
+        hook: Hook,
+        restart: bool,
+        env: &mut ScriptEnv,
+    ) -> Result<(), String> {
+        let Some(command) = command else { return Ok(()) };
+        env.set("script_context", script::context(restart));
+        let arguments = match hook {
+            Hook::RouteUp => Vec::new(),
+            _ => script::device_arguments(
+                &self.name,
+                self.mtu,
+                options.ifconfig.map(|i| i.local),
+                options.ifconfig.map(|i| i.remote_netmask),
+                restart,
+            ),
+        };
+        setup::script(command)
+            .run(hook, &arguments, env, setup::script_policy(options))
+            .map_err(|e| format!("{}: {}: {e}", command.position, hook.name()))
+    }
+
+    fn warn_run(
+        &self,
+        options: &Options,
+        command: Option<&Script>,
+        hook: Hook,
+        restart: bool,
+        env: &mut ScriptEnv,
+    ) {
+        if let Err(error) = self.run(options, command, hook, restart, env) {
+            log::warn!(in Script, "{error}");
+        }
+    }
+}
+
+/// The device's addresses by topology.
+fn addresses(options: &Options) -> Result<Vec<Address>, String> {
+    let mut all = Vec::new();
+    if let Some(i) = options.ifconfig {
+        all.push(match options.topology {
+            Topology::Subnet => Address {
+                address: i.local.into(),
+                prefix: prefix_of(i.remote_netmask).ok_or_else(|| {
+                    format!("ifconfig: {} is not a netmask (topology subnet)", i.remote_netmask)
+                })?,
+                peer: None,
+            },
+            Topology::P2p | Topology::Net30 => Address {
+                address: i.local.into(),
+                prefix: 32,
+                peer: Some(i.remote_netmask.into()),
+            },
+        });
+    }
+    if let Some(i) = options.ifconfig_ipv6 {
+        all.push(Address { address: i.local.into(), prefix: i.prefix, peer: None });
+    }
+    Ok(all)
+}
+
+/// `route-gateway`, or the far address of a point-to-point `ifconfig`.
+fn vpn_gateway(options: &Options) -> Option<Ipv4Addr> {
+    match &options.route_gateway {
+        Some(RouteGateway::Addr(address)) => Some(*address),
+        Some(RouteGateway::Name(name)) => resolve_v4(name).ok(),
+        None => match (options.topology, options.ifconfig) {
+            (Topology::P2p | Topology::Net30, Some(i)) => Some(i.remote_netmask),
+            _ => None,
+        },
+    }
+}
+
+fn resolve_v4(name: &str) -> Result<Ipv4Addr, String> {
+    let mut all = (name, 0)
+        .to_socket_addrs()
+        .map_err(|e| format!("route: cannot resolve '{name}': {e}"))?;
+    all.find_map(|a| match a {
+        SocketAddr::V4(a) => Some(*a.ip()),
+        SocketAddr::V6(_) => None,
+    })
+    .ok_or_else(|| format!("route: '{name}' has no IPv4 address"))
+}

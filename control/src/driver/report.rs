@@ -1,0 +1,153 @@
+//! Statistics: what SIGUSR2 logs and the status file holds (protocol §13).
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use ringway_dataplane::error::DropReason;
+use ringway_dataplane::stats::{PeerStats, WorkerStats};
+
+use crate::log;
+use crate::proto::tunnel::Counters;
+
+/// Byte totals of a run, over restarts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Bytes {
+    tun_read: u64,
+    tun_write: u64,
+    link_read: u64,
+    link_write: u64,
+}
+
+/// Counters of the run: those of ended attempts plus the live ones.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    ended: Bytes,
+    live: Option<(Arc<PeerStats>, Arc<WorkerStats>)>,
+}
+
+impl Totals {
+    pub(super) fn attach(&mut self, peer: Arc<PeerStats>, worker: Arc<WorkerStats>) {
+        self.live = Some((peer, worker));
+    }
+
+    pub(super) fn detach(&mut self) {
+        self.ended = self.bytes();
+        self.live = None;
+    }
+
+    fn bytes(&self) -> Bytes {
+        let mut sum = self.ended;
+        if let Some((peer, _)) = &self.live {
+            sum.tun_read += peer.tun_rx_bytes.load(Relaxed);
+            sum.tun_write += peer.tun_tx_bytes.load(Relaxed);
+            sum.link_read += peer.wire_rx_bytes.load(Relaxed);
+            sum.link_write += peer.wire_tx_bytes.load(Relaxed);
+        }
+        sum
+    }
+
+    /// The lines of OpenVPN's client statistics, between title and `END`.
+    fn rows(&self) -> [(&'static str, u64); 5] {
+        let b = self.bytes();
+        [
+            ("TUN/TAP read bytes", b.tun_read),
+            ("TUN/TAP write bytes", b.tun_write),
+            ("TCP/UDP read bytes", b.link_read),
+            ("TCP/UDP write bytes", b.link_write),
+            ("Auth read bytes", b.link_read),
+        ]
+    }
+}
+
+/// SIGUSR2: OpenVPN's statistics, then every drop counter.
+pub(super) fn log_statistics(totals: &Totals, control: &Counters) {
+    log::notice!("OpenVPN STATISTICS");
+    log::notice!("Updated,{}", log::timestamp());
+    for (name, value) in totals.rows() {
+        log::notice!("{name},{value}");
+    }
+    if let Some((peer, worker)) = &totals.live {
+        log::notice!("data packets read,{}", peer.wire_rx_packets.load(Relaxed));
+        log::notice!("data packets written,{}", peer.wire_tx_packets.load(Relaxed));
+        for (name, counter) in [
+            ("udp receive calls", &worker.udp_rx_calls),
+            ("udp send calls", &worker.udp_tx_calls),
+            ("tun read calls", &worker.tun_rx_calls),
+            ("tun write calls", &worker.tun_tx_calls),
+            ("batches", &worker.batches),
+            ("fallbacks", &worker.fallbacks),
+        ] {
+            log::notice!("{name},{}", counter.load(Relaxed));
+        }
+        for reason in DropReason::ALL {
+            log::notice!("drop {},{}", reason.name(), worker.drops(reason));
+        }
+    }
+    for (name, value) in control.rows() {
+        log::notice!("{name},{value}");
+    }
+    log::notice!("END");
+}
+
+/// Writes the status file: to a temporary name beside it, then renamed, so that a reader never sees
+/// half of it and a full disk never costs the last good one. Where the directory cannot be written
+/// (after privileges are dropped) the file itself is rewritten.
+pub(super) fn write_status(path: &Path, totals: &Totals) -> io::Result<()> {
+    let mut text = format!("OpenVPN STATISTICS\nUpdated,{}\n", log::timestamp());
+    for (name, value) in totals.rows() {
+        text.push_str(&format!("{name},{value}\n"));
+    }
+    text.push_str("END\n");
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".tmp");
+    let written = fs::File::create(&temporary).and_then(|mut f| f.write_all(text.as_bytes()));
+    match written.and_then(|()| fs::rename(&temporary, path)) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => fs::write(path, text),
+        Err(error) => {
+            let _ = fs::remove_file(&temporary);
+            Err(error)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_survive_a_restart() {
+        let mut totals = Totals::default();
+        let peer = Arc::new(PeerStats::default());
+        peer.tun_rx_bytes.store(5, Relaxed);
+        totals.attach(peer.clone(), Arc::default());
+        totals.detach();
+        totals.attach(peer, Arc::default());
+        assert_eq!(totals.rows()[0], ("TUN/TAP read bytes", 10));
+    }
+
+    #[test]
+    fn the_status_file_has_openvpns_lines() {
+        let path = std::env::temp_dir().join(format!("ringway-status-{}", std::process::id()));
+        write_status(&path, &Totals::default()).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let names: Vec<&str> = text.lines().map(|l| l.split(',').next().unwrap()).collect();
+        assert_eq!(
+            names,
+            [
+                "OpenVPN STATISTICS",
+                "Updated",
+                "TUN/TAP read bytes",
+                "TUN/TAP write bytes",
+                "TCP/UDP read bytes",
+                "TCP/UDP write bytes",
+                "Auth read bytes",
+                "END",
+            ]
+        );
+    }
+}

@@ -1,0 +1,111 @@
+//! One session: its session id, its wrapping, and the negotiation in progress.
+
+use std::time::Instant;
+
+use rand::rngs::StdRng;
+use ringway_dataplane::command::Endpoint;
+
+use super::key_state::{KeyError, KeyState, OwnMessage, Settings};
+use super::packet::{Opcode, SessionId};
+use super::key_derivation::KeySource;
+use super::tunnel::TunnelConfig;
+use super::wrap::{Wrap, WrapConfig};
+use super::{Now, TlsRole};
+
+/// A session of either end; its id is ours alone and lives until the next hard reset.
+pub(super) struct Session {
+    pub(super) sid: SessionId,
+    /// key_id of the next soft reset: 1..7, then 1 again (protocol §1).
+    pub(super) next_key_id: u8,
+    pub(super) primary: KeyState,
+    wrap: Wrap,
+    /// Dynamic tls-crypt for key_id ≥ 1 (protocol §4.5); one counter for all of them.
+    dynamic: Option<Wrap>,
+}
+
+impl Session {
+    pub(super) fn new(
+        wrap: &WrapConfig,
+        settings: &Settings,
+        own: &OwnMessage,
+        now: Now,
+        rng: &mut StdRng,
+    ) -> Self {
+        let reset = match (settings.role, wrap) {
+            (TlsRole::Server, _) => Opcode::HardResetServerV2,
+            (TlsRole::Client, WrapConfig::TlsCryptV2Client { .. }) => Opcode::HardResetClientV3,
+            (TlsRole::Client, _) => Opcode::HardResetClientV2,
+        };
+        Session {
+            sid: SessionId::random(rng),
+            next_key_id: 1,
+            primary: KeyState::new(0, reset, settings, own, KeySource::random(rng, settings.role)),
+            wrap: Wrap::new(wrap, settings.role, now.unix as u32),
+            dynamic: None,
+        }
+    }
+
+    /// The wrapping of packets with this key_id.
+    pub(super) fn wrap_for(&mut self, key_id: u8) -> &mut Wrap {
+        match &mut self.dynamic {
+            Some(dynamic) if key_id > 0 => dynamic,
+            _ => &mut self.wrap,
+        }
+    }
+
+    /// Starts the next negotiation, our soft reset included; the old one's control traffic ends.
+    pub(super) fn begin_key(&mut self, settings: &Settings, own: &OwnMessage, rng: &mut StdRng) {
+        let key_id = self.next_key_id;
+        self.next_key_id = if key_id == 7 { 1 } else { key_id + 1 };
+        let source = KeySource::random(rng, settings.role);
+        let mut next = KeyState::new(key_id, Opcode::SoftResetV1, settings, own, source);
+        next.peer_sid = self.primary.peer_sid;
+        next.endpoint = self.primary.endpoint;
+        self.primary = next;
+    }
+
+    /// Drives the negotiation.
+    pub(super) fn advance(&mut self, now: Now, settings: &Settings) -> Result<(), KeyError> {
+        let wrap = match &self.dynamic {
+            Some(dynamic) if self.primary.key_id > 0 => dynamic,
+            _ => &self.wrap,
+        };
+        self.primary.advance(now, settings, wrap)
+    }
+
+    /// Queues the TLS alert of a failed negotiation.
+    pub(super) fn flush_alert(&mut self, settings: &Settings) {
+        let wrap = match &self.dynamic {
+            Some(dynamic) if self.primary.key_id > 0 => dynamic,
+            _ => &self.wrap,
+        };
+        self.primary.flush_alert(settings, wrap);
+    }
+
+    /// Wraps the next due packet into `out`.
+    pub(super) fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Endpoint> {
+        let wrap = match &mut self.dynamic {
+            Some(dynamic) if self.primary.key_id > 0 => dynamic,
+            _ => &mut self.wrap,
+        };
+        self.primary.poll_transmit(now, self.sid, wrap, out)
+    }
+
+    /// Derives dynamic tls-crypt from the TLS session of key_id 0; later keys keep it.
+    pub(super) fn enable_dynamic(
+        &mut self,
+        label: &[u8],
+        config: &TunnelConfig,
+        now: Now,
+    ) -> Result<(), String> {
+        if self.dynamic.is_some() || self.primary.key_id != 0 {
+            return Ok(());
+        }
+        let tls = self.primary.tls().ok_or("no TLS session")?;
+        let mut exported = [0u8; 256];
+        tls.export(label, &mut exported).map_err(|e| e.to_string())?;
+        let fixed = config.wrap.static_key();
+        self.dynamic = Some(Wrap::dynamic(&exported, fixed, config.role, now.unix as u32));
+        Ok(())
+    }
+}

@@ -1,0 +1,737 @@
+//! Splitting a super-packet from TUN into the packets that go on the wire.
+//!
+//! [`plan`] looks at the headers once, checks them against the virtio header and sums everything that
+//! is the same in all segments. [`Plan::write`] then makes one segment at the place where it will be
+//! encrypted: headers and payload are copied once, the payload is summed on its way, and the
+//! checksums follow from a handful of additions.
+//!
+//! ```text
+//!   super-packet   | IP | TCP seq=s ... FIN PSH | payload 0 | payload 1 | rest |
+//!   segment 0      | IP id+0 | TCP seq=s        CWR | payload 0 |
+//!   segment 1      | IP id+1 | TCP seq=s+n          | payload 1 |
+//!   segment 2      | IP id+2 | TCP seq=s+2n FIN PSH | rest |
+//! ```
+//!
+//! The virtio header's `hdr_len` is a hint and is ignored; where the headers end is read from the
+//! packet. Whatever contradicts itself is [`DropReason::BadOffload`].
+
+use super::VnetHdr;
+use super::checksum::{self, word};
+use crate::error::DropReason;
+use crate::ip::{IPV6_HEADER, IpView, TCP, Transport, UDP};
+
+/// Most segments in one super-packet. The kernel's largest super-packet in the smallest segments it
+/// makes by default (48 bytes less options) stays below.
+pub const MAX_SEGMENTS: usize = 2048;
+
+/// Bytes of a UDP header.
+const UDP_HEADER: usize = 8;
+/// Bytes of a TCP header without options.
+const TCP_HEADER: usize = 20;
+
+/// Offset of the checksum in a TCP header.
+const TCP_CHECKSUM: usize = 16;
+/// Offset of the checksum in a UDP header.
+const UDP_CHECKSUM: usize = 6;
+
+/// TCP flags that belong to the last segment: FIN and PSH.
+const TCP_LAST: u8 = 0x09;
+/// The TCP flag that belongs to the first segment: CWR.
+const TCP_FIRST: u8 = 0x80;
+
+/// How to make one or more packets of one that was read from TUN. Holds no reference to the packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    packet_len: usize,
+    count: usize,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// An ordinary packet, complete as it is.
+    Copy,
+    /// An ordinary packet whose checksum covers `start..` and is stored at `field`.
+    Checksum { start: usize, field: usize },
+    /// A super-packet.
+    Segments(Segments),
+}
+
+/// What all segments of a super-packet share. Sums are in memory order, see [`checksum`].
+#[derive(Clone, Copy, Debug)]
+struct Segments {
+    ipv6: bool,
+    tcp: bool,
+    /// Offset of the transport header.
+    transport: usize,
+    /// Bytes of all headers.
+    header_len: usize,
+    gso_size: usize,
+    /// IPv4 header without total length, id and checksum.
+    ip_sum: u64,
+    /// Pseudo header and transport header, without lengths, sequence number, flags and checksum.
+    transport_sum: u64,
+    /// IPv4 id of the first segment.
+    id: u16,
+    /// TCP sequence number of the first segment.
+    seq: u32,
+    /// TCP data offset, reserved bits and flags of the super-packet.
+    flags: [u8; 2],
+}
+
+/// Plans how to make packets of `packet`, which was read from TUN behind the virtio header `hdr`.
+///
+/// # Errors
+/// [`DropReason::BadOffload`] when the two contradict each other: an unknown GSO type or one of
+/// another protocol, lengths that do not fit, a checksum position outside the packet, a segment size
+/// of zero or beyond the payload, more than [`MAX_SEGMENTS`] segments, a super-packet that is a
+/// fragment, or whose checksums cannot be told (authentication header, unfinished routing header).
+pub fn plan(hdr: &VnetHdr, packet: &[u8]) -> Result<Plan, DropReason> {
+    let plan = if hdr.gso_type & !VnetHdr::ECN == VnetHdr::GSO_NONE {
+        plan_single(hdr, packet)
+    } else {
+        plan_segments(hdr, packet)
+    };
+    plan.ok_or(DropReason::BadOffload)
+}
+
+impl Plan {
+    /// How many packets there will be, from 1 to [`MAX_SEGMENTS`].
+    #[inline]
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Bytes of packet `i`. All but the last are equally long and the last is not longer.
+    #[inline]
+    pub fn len_of(&self, i: usize) -> usize {
+        debug_assert!(i < self.count);
+        match &self.kind {
+            Kind::Copy | Kind::Checksum { .. } => self.packet_len,
+            Kind::Segments(s) => s.header_len + s.payload_len(self.packet_len, i),
+        }
+    }
+
+    /// Writes packet `i` to the start of `out`; `packet` is the one that was planned.
+    ///
+    /// # Panics
+    /// When `i` is not below [`Plan::count`], `out` is shorter than [`Plan::len_of`], or `packet` is
+    /// shorter than the planned one.
+    #[inline]
+    pub fn write(&self, packet: &[u8], i: usize, out: &mut [u8]) {
+        assert!(i < self.count, "no such segment");
+        let packet = &packet[..self.packet_len];
+        match &self.kind {
+            Kind::Copy => out[..packet.len()].copy_from_slice(packet),
+            Kind::Checksum { start, field } => write_checksummed(packet, *start, *field, out),
+            Kind::Segments(s) => s.write(packet, i, self.count, out),
+        }
+    }
+}
+
+fn plan_single(hdr: &VnetHdr, packet: &[u8]) -> Option<Plan> {
+    let kind = if hdr.flags & VnetHdr::NEEDS_CSUM == 0 {
+        Kind::Copy
+    } else {
+        let start = usize::from(hdr.csum_start);
+        let offset = usize::from(hdr.csum_offset);
+        // A field across two words of the sum belongs to no protocol.
+        if offset % 2 != 0 || start + offset + 2 > packet.len() {
+            return None;
+        }
+        Kind::Checksum {
+            start,
+            field: start + offset,
+        }
+    };
+    Some(Plan {
+        packet_len: packet.len(),
+        count: 1,
+        kind,
+    })
+}
+
+fn plan_segments(hdr: &VnetHdr, packet: &[u8]) -> Option<Plan> {
+    let ip = IpView::parse(packet)?;
+    if ip.total_len() != packet.len() {
+        return None;
+    }
+    let transport = segmentable_transport(&ip)?;
+    let tcp = match (hdr.gso_type, ip.is_ipv6(), transport.protocol) {
+        (VnetHdr::GSO_TCPV4 | TCPV4_ECN, false, TCP) => true,
+        (VnetHdr::GSO_TCPV6 | TCPV6_ECN, true, TCP) => true,
+        (VnetHdr::GSO_UDP_L4, _, UDP) => false,
+        _ => return None,
+    };
+    let field = if tcp { TCP_CHECKSUM } else { UDP_CHECKSUM };
+    let start = (usize::from(hdr.csum_start), usize::from(hdr.csum_offset));
+    // Without the flag the kernel has verified the checksum already, and the field is not needed.
+    if hdr.flags & VnetHdr::NEEDS_CSUM != 0 && start != (transport.offset, field) {
+        return None;
+    }
+
+    let header_len = transport.offset + transport_header_len(tcp, packet, transport.offset)?;
+    let payload = packet.len().checked_sub(header_len)?;
+    let gso_size = usize::from(hdr.gso_size);
+    if gso_size == 0 || gso_size > payload {
+        return None;
+    }
+    let count = payload.div_ceil(gso_size);
+    if count > MAX_SEGMENTS {
+        return None;
+    }
+    let segments = Segments::new(&ip, tcp, transport, header_len, gso_size);
+    Some(Plan {
+        packet_len: packet.len(),
+        count,
+        kind: Kind::Segments(segments),
+    })
+}
+
+const TCPV4_ECN: u8 = VnetHdr::GSO_TCPV4 | VnetHdr::ECN;
+const TCPV6_ECN: u8 = VnetHdr::GSO_TCPV6 | VnetHdr::ECN;
+
+/// The transport of a packet that can be cut into pieces.
+fn segmentable_transport(ip: &IpView<'_>) -> Option<Transport> {
+    if !ip.is_ipv6() {
+        return ip.transport().filter(|_| !ip.is_fragment());
+    }
+    let chain = ip.chain()?;
+    let whole = chain.fragment.is_none() && !chain.routed && !chain.authenticated;
+    whole.then_some(chain.transport)
+}
+
+/// Bytes of the TCP or UDP header at `at`, all of which are there.
+fn transport_header_len(tcp: bool, packet: &[u8], at: usize) -> Option<usize> {
+    let len = match tcp {
+        true => usize::from(packet.get(at + 12)? >> 4) * 4,
+        false => UDP_HEADER,
+    };
+    let long_enough = !tcp || len >= TCP_HEADER;
+    (long_enough && at + len <= packet.len()).then_some(len)
+}
+
+/// Copies an ordinary packet and completes its checksum, in whose field the sum of the pseudo header
+/// is waiting.
+#[inline]
+fn write_checksummed(packet: &[u8], start: usize, field: usize, out: &mut [u8]) {
+    let out = &mut out[..packet.len()];
+    let (head, covered) = out.split_at_mut(start);
+    head.copy_from_slice(&packet[..start]);
+    let sum = checksum::copy_and_sum(covered, &packet[start..]);
+    // Zero would mean "none" in UDP, and elsewhere both values mean the same.
+    out[field..field + 2].copy_from_slice(&checksum::finish_udp(sum));
+}
+
+impl Segments {
+    fn new(ip: &IpView<'_>, tcp: bool, at: Transport, header_len: usize, gso_size: usize) -> Self {
+        let bytes = ip.bytes();
+        let header = &bytes[at.offset..header_len];
+        let mut segments = Segments {
+            ipv6: ip.is_ipv6(),
+            tcp,
+            transport: at.offset,
+            header_len,
+            gso_size,
+            ip_sum: 0,
+            // Ports; the lengths follow with each segment.
+            transport_sum: checksum::pseudo_header(ip.addresses(), at.protocol, 0)
+                + checksum::sum(&header[..4]),
+            id: 0,
+            seq: 0,
+            flags: [0; 2],
+        };
+        if !segments.ipv6 {
+            segments.id = u16::from_be_bytes([bytes[4], bytes[5]]);
+            segments.ip_sum = checksum::sum(&bytes[..2])
+                + checksum::sum(&bytes[6..10])
+                + checksum::sum(&bytes[12..at.offset]);
+        }
+        if tcp {
+            segments.seq = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+            segments.flags = [header[12], header[13]];
+            segments.transport_sum += checksum::sum(&header[8..12])
+                + checksum::sum(&header[14..16])
+                + checksum::sum(&header[18..]);
+        }
+        segments
+    }
+
+    #[inline]
+    fn payload_len(&self, packet_len: usize, i: usize) -> usize {
+        let before = i * self.gso_size;
+        (packet_len - self.header_len - before).min(self.gso_size)
+    }
+
+    #[inline]
+    fn write(&self, packet: &[u8], i: usize, count: usize, out: &mut [u8]) {
+        let (header, payload) = packet.split_at(self.header_len);
+        let payload = &payload[i * self.gso_size..][..self.payload_len(packet.len(), i)];
+        let total = self.header_len + payload.len();
+        let (out, body) = out[..total].split_at_mut(self.header_len);
+
+        out.copy_from_slice(header);
+        let payload_sum = checksum::copy_and_sum(body, payload);
+        let (ip, transport) = out.split_at_mut(self.transport);
+        if self.ipv6 {
+            ip[4..6].copy_from_slice(&be(total - IPV6_HEADER));
+        } else {
+            let id = self.id.wrapping_add(i as u16);
+            ip[2..4].copy_from_slice(&be(total));
+            ip[4..6].copy_from_slice(&id.to_be_bytes());
+            let sum = self.ip_sum + word(total as u16) + word(id);
+            ip[10..12].copy_from_slice(&checksum::finish(sum));
+        }
+
+        // No more than 65535, as the super-packet is.
+        let len = total - self.transport;
+        let sum = self.transport_sum + payload_sum + word(len as u16);
+        if self.tcp {
+            let seq = self.seq.wrapping_add((i * self.gso_size) as u32);
+            let flags = self.flags_of(i, count);
+            transport[4..8].copy_from_slice(&seq.to_be_bytes());
+            transport[12..14].copy_from_slice(&flags);
+            let sum = sum + u64::from(seq.to_be()) + u64::from(u16::from_ne_bytes(flags));
+            transport[TCP_CHECKSUM..][..2].copy_from_slice(&checksum::finish(sum));
+        } else {
+            transport[4..6].copy_from_slice(&be(len));
+            // The length is in the pseudo header and in the header.
+            let sum = sum + word(len as u16);
+            transport[UDP_CHECKSUM..][..2].copy_from_slice(&checksum::finish_udp(sum));
+        }
+    }
+
+    /// Data offset, reserved bits and flags of segment `i`.
+    #[inline]
+    fn flags_of(&self, i: usize, count: usize) -> [u8; 2] {
+        let mut flags = self.flags[1];
+        if i > 0 {
+            flags &= !TCP_FIRST;
+        }
+        if i + 1 < count {
+            flags &= !TCP_LAST;
+        }
+        [self.flags[0], flags]
+    }
+}
+
+/// A length as the packet holds it. A super-packet's length fits 16 bits, or it has not parsed.
+#[inline]
+fn be(len: usize) -> [u8; 2] {
+    (len as u16).to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::offload::sample::{Sample, payload, transport_valid};
+    use proptest::prelude::*;
+
+    fn split(hdr: &VnetHdr, packet: &[u8]) -> Vec<Vec<u8>> {
+        let plan = plan(hdr, packet).unwrap();
+        (0..plan.count())
+            .map(|i| {
+                // Bytes behind the segment must stay.
+                let mut out = vec![0xee; plan.len_of(i) + 8];
+                plan.write(packet, i, &mut out);
+                assert_eq!(out.split_off(plan.len_of(i)), [0xee; 8]);
+                out
+            })
+            .collect()
+    }
+
+    fn samples() -> Vec<Sample> {
+        let mut all = Vec::new();
+        for ipv6 in [false, true] {
+            all.push(Sample::tcp(ipv6));
+            all.push(Sample::udp(ipv6));
+            let mut rich = Sample::tcp(ipv6);
+            rich.options = vec![1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8];
+            rich.flags = 0x10 | 0x40 | TCP_FIRST | TCP_LAST;
+            rich.tos = 0x03;
+            rich.id = 0xfffe;
+            rich.seq = 0xffff_fc00;
+            rich.df = false;
+            all.push(rich);
+        }
+        let mut extended = Sample::tcp(true);
+        extended.extension = true;
+        all.push(extended.clone());
+        extended.tcp = false;
+        all.push(extended);
+        all
+    }
+
+    #[test]
+    fn super_packets_become_the_segments_one_would_build() {
+        for sample in samples() {
+            for (len, gso_size) in [
+                (4000, 1400),
+                (2800, 1400),
+                (1401, 1400),
+                (999, 7),
+                (3, 1),
+                (5, 5),
+            ] {
+                let payload = payload(len);
+                let (hdr, packet) = sample.build_super(&payload, gso_size);
+                let expected = sample.segments(&payload, gso_size);
+                assert_eq!(
+                    split(&hdr, &packet),
+                    expected,
+                    "{sample:?}, {len} by {gso_size}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_super_packet() {
+        for sample in samples() {
+            let payload = payload(65_535 - sample.headers());
+            let (hdr, packet) = sample.build_super(&payload, 1400);
+            assert_eq!(split(&hdr, &packet), sample.segments(&payload, 1400));
+        }
+    }
+
+    #[test]
+    fn flags_move_to_the_first_and_the_last() {
+        let mut sample = Sample::tcp(false);
+        sample.flags = 0xd9;
+        let (mut hdr, packet) = sample.build_super(&payload(300), 100);
+        hdr.gso_type |= VnetHdr::ECN;
+        let flags: Vec<u8> = split(&hdr, &packet).iter().map(|p| p[33]).collect();
+        assert_eq!(flags, [0xd0, 0x50, 0x59]);
+    }
+
+    #[test]
+    fn ids_and_sequence_numbers_wrap() {
+        let mut sample = Sample::tcp(false);
+        (sample.id, sample.seq) = (0xffff, 0xffff_ffff);
+        let (hdr, packet) = sample.build_super(&payload(20), 10);
+        let second = &split(&hdr, &packet)[1];
+        assert_eq!(
+            (&second[4..6], &second[24..28]),
+            (&[0, 0][..], &[0, 0, 0, 9][..])
+        );
+    }
+
+    #[test]
+    fn the_field_of_a_super_packet_is_not_trusted() {
+        let sample = Sample::udp(true);
+        let (mut hdr, mut packet) = sample.build_super(&payload(500), 200);
+        packet[46..48].fill(0x77);
+        assert_eq!(split(&hdr, &packet), sample.segments(&payload(500), 200));
+        // Verified by the kernel, as after receive offload in hardware.
+        (hdr.flags, hdr.csum_start, hdr.csum_offset) = (VnetHdr::DATA_VALID, 0, 0);
+        assert_eq!(split(&hdr, &packet), sample.segments(&payload(500), 200));
+    }
+
+    #[test]
+    fn hdr_len_is_only_a_hint() {
+        let sample = Sample::tcp(true);
+        let (hdr, packet) = sample.build_super(&payload(500), 200);
+        for hdr_len in [0, 1, 61, 560, 65_535] {
+            let hdr = VnetHdr { hdr_len, ..hdr };
+            assert_eq!(split(&hdr, &packet), sample.segments(&payload(500), 200));
+        }
+    }
+
+    #[test]
+    fn ordinary_packets_are_copied() {
+        let packet = Sample::udp(false).build(b"complete");
+        assert_eq!(split(&VnetHdr::default(), &packet)[..], [packet]);
+        // Not an IP packet: judged further on, not here.
+        assert_eq!(split(&VnetHdr::default(), &[1, 2, 3]), [vec![1, 2, 3]]);
+    }
+
+    #[test]
+    fn ordinary_packets_get_their_checksum() {
+        for sample in samples() {
+            for len in [0, 1, 100, 1401] {
+                let complete = sample.build(&payload(len));
+                let (hdr, partial) = sample.build_super(&payload(len), 0);
+                let hdr = VnetHdr {
+                    gso_type: VnetHdr::GSO_NONE,
+                    ..hdr
+                };
+                assert_ne!(partial, complete);
+                assert_eq!(split(&hdr, &partial), [complete], "{sample:?}, {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn udp_checksums_are_never_zero() {
+        // Choose two payload bytes so that the sum comes out as zero.
+        let mut sample = Sample::udp(false);
+        sample.id = 0;
+        let mut data = payload(8);
+        data[6..].fill(0);
+        let zeroed = sample.build(&data);
+        data[6..].copy_from_slice(&zeroed[26..28]);
+        let complete = sample.build(&data);
+        assert_eq!(complete[26..28], [0xff, 0xff]);
+        let (hdr, partial) = sample.build_super(&data, 8);
+        assert_eq!(split(&hdr, &partial)[0], complete);
+        let hdr = VnetHdr {
+            gso_type: VnetHdr::GSO_NONE,
+            ..hdr
+        };
+        assert_eq!(split(&hdr, &partial), [complete]);
+    }
+
+    #[test]
+    fn contradictions_are_bad_offload() {
+        let sample = Sample::tcp(false);
+        let (good, packet) = sample.build_super(&payload(3000), 1000);
+        let bad = |what: &str, hdr: VnetHdr, packet: &[u8]| {
+            assert_eq!(
+                plan(&hdr, packet).err(),
+                Some(DropReason::BadOffload),
+                "{what}"
+            );
+        };
+        bad(
+            "no size",
+            VnetHdr {
+                gso_size: 0,
+                ..good
+            },
+            &packet,
+        );
+        bad(
+            "size beyond the payload",
+            VnetHdr {
+                gso_size: 3001,
+                ..good
+            },
+            &packet,
+        );
+        bad(
+            "too many segments",
+            VnetHdr {
+                gso_size: 1,
+                ..good
+            },
+            &packet,
+        );
+        bad(
+            "IPv6 type",
+            VnetHdr {
+                gso_type: VnetHdr::GSO_TCPV6,
+                ..good
+            },
+            &packet,
+        );
+        bad(
+            "UDP type",
+            VnetHdr {
+                gso_type: VnetHdr::GSO_UDP_L4,
+                ..good
+            },
+            &packet,
+        );
+        bad(
+            "UDP fragments",
+            VnetHdr {
+                gso_type: 3,
+                ..good
+            },
+            &packet,
+        );
+        bad(
+            "tunnel type",
+            VnetHdr {
+                gso_type: 0x21,
+                ..good
+            },
+            &packet,
+        );
+        bad(
+            "ECN with UDP",
+            VnetHdr {
+                gso_type: 0x85,
+                ..good
+            },
+            &packet,
+        );
+        bad(
+            "other checksum start",
+            VnetHdr {
+                csum_start: 24,
+                ..good
+            },
+            &packet,
+        );
+        bad(
+            "other checksum offset",
+            VnetHdr {
+                csum_offset: 6,
+                ..good
+            },
+            &packet,
+        );
+        bad("truncated", good, &packet[..2000]);
+        bad("longer than it says", good, &[&packet[..], &[0]].concat());
+        bad("headers only", good, &sample.build(&[]));
+        bad("cut in the TCP header", good, &packet[..30]);
+        bad("empty", good, &[]);
+        let mut changed = packet.clone();
+        changed[32] = 0x40;
+        bad("short TCP header", good, &changed);
+        let mut changed = packet.clone();
+        changed[6] = 0x20;
+        bad("a fragment", good, &changed);
+        let mut changed = packet.clone();
+        changed[0] = 0x4f;
+        bad("IP header over the TCP header", good, &changed);
+        assert_eq!(
+            plan(
+                &VnetHdr {
+                    gso_size: 3000,
+                    ..good
+                },
+                &packet
+            )
+            .unwrap()
+            .count(),
+            1
+        );
+    }
+
+    #[test]
+    fn checksums_outside_the_packet_are_bad_offload() {
+        let packet = Sample::udp(false).build(b"abcd");
+        let hdr = VnetHdr {
+            flags: VnetHdr::NEEDS_CSUM,
+            csum_start: 20,
+            csum_offset: 6,
+            ..VnetHdr::default()
+        };
+        assert!(plan(&hdr, &packet).is_ok());
+        for (csum_start, csum_offset) in [(32, 6), (20, 12), (20, 11), (20, 7), (65_535, 65_534)] {
+            let hdr = VnetHdr {
+                csum_start,
+                csum_offset,
+                ..hdr
+            };
+            assert_eq!(plan(&hdr, &packet).err(), Some(DropReason::BadOffload));
+        }
+    }
+
+    #[test]
+    fn ipv6_headers_that_spoil_the_sum_are_bad_offload() {
+        let mut sample = Sample::tcp(true);
+        sample.extension = true;
+        let (hdr, packet) = sample.build_super(&payload(3000), 1000);
+        assert!(plan(&hdr, &packet).is_ok());
+        // Routing header with a segment left, fragment header, authentication header of 8 bytes.
+        for (next, third) in [(43, 1), (44, 0), (51, 0)] {
+            let mut packet = packet.clone();
+            packet[6] = next;
+            packet[43] = third;
+            assert_eq!(
+                plan(&hdr, &packet).err(),
+                Some(DropReason::BadOffload),
+                "{next}"
+            );
+        }
+        let mut finished = packet.clone();
+        finished[6] = 43;
+        finished[42..44].copy_from_slice(&[0, 0]);
+        assert!(plan(&hdr, &finished).is_ok());
+    }
+
+    fn any_sample() -> impl Strategy<Value = Sample> {
+        let addresses = (any::<bool>(), any::<bool>(), any::<u8>(), any::<u16>());
+        let ip = (
+            any::<u8>(),
+            any::<u8>(),
+            any::<bool>(),
+            any::<u16>(),
+            0u32..1 << 20,
+        );
+        let options = proptest::collection::vec(any::<[u8; 4]>(), 0..10);
+        let tcp = (
+            any::<u32>(),
+            any::<u32>(),
+            any::<u8>(),
+            any::<u16>(),
+            options,
+        );
+        (addresses, ip, any::<bool>(), tcp).prop_map(|(addresses, ip, extension, tcp)| Sample {
+            ipv6: addresses.0,
+            tcp: addresses.1,
+            host: addresses.2,
+            source_port: addresses.3,
+            tos: ip.0,
+            ttl: ip.1,
+            df: ip.2,
+            id: ip.3,
+            flow_label: ip.4,
+            extension,
+            seq: tcp.0,
+            ack: tcp.1,
+            flags: tcp.2,
+            window: tcp.3,
+            options: tcp.4.concat(),
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn equals_the_reference(
+            sample in any_sample(),
+            data in proptest::collection::vec(any::<u8>(), 1..6000),
+            gso_size in 1u16..3000,
+        ) {
+            let gso_size = gso_size.min(data.len() as u16).max((data.len() / MAX_SEGMENTS + 1) as u16);
+            let (hdr, packet) = sample.build_super(&data, gso_size);
+            let segments = split(&hdr, &packet);
+            prop_assert!(segments.iter().all(|p| transport_valid(p)));
+            prop_assert_eq!(segments, sample.segments(&data, gso_size));
+        }
+
+        #[test]
+        fn damaged_packets_never_panic(
+            sample in any_sample(),
+            len in 0usize..400,
+            damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+            hdr: [u8; 10],
+            keep in 0usize..10,
+        ) {
+            let (good, mut packet) = sample.build_super(&payload(len), 100);
+            for (at, value) in damage {
+                let at = at.index(packet.len().min(80));
+                packet[at] = value;
+            }
+            let mut bytes = good.to_bytes();
+            bytes[keep..].copy_from_slice(&hdr[keep..]);
+            for hdr in [good, VnetHdr::read(&bytes).unwrap()] {
+                if let Ok(plan) = plan(&hdr, &packet) {
+                    prop_assert!((1..=MAX_SEGMENTS).contains(&plan.count()));
+                    let mut out = vec![0; packet.len()];
+                    for i in 0..plan.count() {
+                        prop_assert!(plan.len_of(i) <= packet.len());
+                        plan.write(&packet, i, &mut out);
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn garbage_never_panics(
+            hdr: [u8; 10],
+            packet in proptest::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let hdr = VnetHdr::read(&hdr).unwrap();
+            if let Ok(plan) = plan(&hdr, &packet) {
+                let mut out = vec![0; packet.len()];
+                for i in 0..plan.count() {
+                    plan.write(&packet, i, &mut out);
+                }
+            }
+        }
+    }
+}
