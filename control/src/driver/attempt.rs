@@ -19,7 +19,7 @@ use ringway_dataplane::wire::{OCC_MAGIC, PING};
 use ringway_dataplane::worker::{Worker, WorkerConfig, WorkerHandle};
 
 use super::interface::Interface;
-use super::keepalive::{Due, Keepalive, KeepaliveConfig, Sample};
+use super::keepalive::{Due, Keepalive, Sample};
 use super::remotes::Target;
 use super::{Ending, Program, report, setup};
 use crate::config::options::Options;
@@ -29,7 +29,7 @@ use crate::log;
 use crate::proto::Now;
 use crate::proto::negotiate::Negotiated;
 use crate::proto::push::ControlMessage;
-use crate::proto::tunnel::{self, KeyUsage, Mode, Tunnel, TunnelConfig};
+use crate::proto::tunnel::{self, KeyUsage, Mode, Tunnel};
 
 /// The only peer of a point-to-point link or a client.
 const PEER: PeerHandle = PeerHandle(0);
@@ -58,6 +58,8 @@ pub(super) struct Attempt<'p> {
     common_name: String,
     next_tick: Instant,
     started: Instant,
+    /// The last turn left worker events behind.
+    more_events: bool,
     /// The data channel has come up once.
     up: bool,
     /// When routes are due (`route-delay`).
@@ -79,7 +81,11 @@ impl<'p> Attempt<'p> {
     pub(super) fn start(program: &'p mut Program, target: Target) -> Result<Self, Ending> {
         let now = now();
         let options = Options::clone(&program.options);
-        let mode = if options.pull { Mode::Pull } else { Mode::PointToPoint };
+        let mode = if options.pull {
+            Mode::Pull
+        } else {
+            Mode::PointToPoint
+        };
         if mode == Mode::PointToPoint && program.interface.is_none() && !options.up_delay {
             program.open_interface(&options, &target.connection)?;
         }
@@ -87,10 +93,11 @@ impl<'p> Attempt<'p> {
         let udp = UdpSocket::open(&udp_config).map_err(|e| Ending::fatal(e.to_string()))?;
         program.log_links(&udp, &target);
         let tunnel_config = program.tunnel_config(&target, mode)?;
+        let worker = start_worker(program, &udp)?;
+        // Capabilities belong to threads: a worker started before the drop keeps none it needs not.
         if mode == Mode::PointToPoint && program.interface.is_some() {
             program.drop_privileges()?;
         }
-        let worker = start_worker(program, &udp)?;
         log::info!(in Data, "packet engine: {}", worker.engine());
         let stats = Arc::new(PeerStats::default());
         program.begin_statistics(stats.clone(), worker.stats());
@@ -110,6 +117,7 @@ impl<'p> Attempt<'p> {
             common_name: String::new(),
             next_tick: now.instant + TICK,
             started: now.instant,
+            more_events: false,
             up: false,
             routes_at: None,
             leaving: None,
@@ -144,7 +152,9 @@ impl<'p> Attempt<'p> {
     fn finish(mut self, ending: Ending) -> Ending {
         self.flush_transmits(now());
         self.program.end_statistics();
-        let Attempt { program, worker, .. } = self;
+        let Attempt {
+            program, worker, ..
+        } = self;
         if let Some(queue) = worker.stop()
             && let Some(interface) = &mut program.interface
         {
@@ -157,15 +167,22 @@ impl<'p> Attempt<'p> {
 
     fn wait(&mut self) {
         let mut deadline = self.next_tick;
-        for other in [self.tunnel.poll_timeout(), self.routes_at].into_iter().flatten() {
+        for other in [self.tunnel.poll_timeout(), self.routes_at]
+            .into_iter()
+            .flatten()
+        {
             deadline = deadline.min(other);
         }
         // Rounded up: waking a little early would only spin.
-        let wait = deadline.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+        let mut wait =
+            deadline.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+        if self.more_events {
+            wait = Duration::ZERO;
+        }
         let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
         let mut fds = [
             PollFd::new(self.program.signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.worker.event_fd().as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.worker.event_fd(), PollFlags::POLLIN),
         ];
         // EINTR and the like just mean another look.
         let _ = poll(&mut fds, timeout);
@@ -188,8 +205,13 @@ impl<'p> Attempt<'p> {
     }
 
     fn take_worker_events(&mut self) {
+        self.worker.clear_event_fd();
+        self.more_events = true;
         for _ in 0..EVENTS_PER_TURN {
-            let Some(event) = self.worker.poll_event() else { return };
+            let Ok(event) = self.worker.events().try_recv() else {
+                self.more_events = false;
+                return;
+            };
             match event {
                 WorkerEvent::Control { from, mut datagram } => {
                     self.tunnel.handle_datagram(now(), from, &mut datagram);
@@ -211,12 +233,10 @@ impl<'p> Attempt<'p> {
     }
 
     fn floated(&mut self, endpoint: Endpoint) {
-        log::notice!(
-            "peer {} floated to {}",
-            self.common_name, endpoint.remote
-        );
+        log::notice!("peer {} floated to {}", self.common_name, endpoint.remote);
         self.peer = Some(endpoint);
-        self.tunnel.handle_command(now(), tunnel::Command::Floated(endpoint));
+        self.tunnel
+            .handle_command(now(), tunnel::Command::Floated(endpoint));
         self.program.note_peer(endpoint);
         self.program.run_ipchange(endpoint);
     }
@@ -226,7 +246,9 @@ impl<'p> Attempt<'p> {
     fn drain_tunnel(&mut self) {
         loop {
             self.flush_transmits(now());
-            let Some(event) = self.tunnel.poll_event() else { return };
+            let Some(event) = self.tunnel.poll_event() else {
+                return;
+            };
             self.take_event(event);
         }
     }
@@ -243,7 +265,11 @@ impl<'p> Attempt<'p> {
     fn take_event(&mut self, event: tunnel::Event) {
         match event {
             tunnel::Event::Log(verb, text) => log::debug!(verb, Control, "{text}"),
-            tunnel::Event::Connected { endpoint, common_name, tls } => {
+            tunnel::Event::Connected {
+                endpoint,
+                common_name,
+                tls,
+            } => {
                 self.connected(endpoint, common_name, &tls);
             }
             tunnel::Event::Negotiated(negotiated) => self.set_peer(negotiated),
@@ -282,7 +308,8 @@ impl<'p> Attempt<'p> {
         self.peer = Some(endpoint);
         self.common_name = common_name;
         self.program.note_peer(endpoint);
-        self.program.note_certificates(&self.common_name, self.tunnel.tls());
+        self.program
+            .note_certificates(&self.common_name, self.tunnel.tls());
         self.program.run_ipchange(endpoint);
     }
 
@@ -306,7 +333,9 @@ impl<'p> Attempt<'p> {
     }
 
     fn configure_peer(&mut self) {
-        let (Some(negotiated), Some(endpoint)) = (&self.negotiated, self.peer) else { return };
+        let (Some(negotiated), Some(endpoint)) = (&self.negotiated, self.peer) else {
+            return;
+        };
         let connection = &self.target.connection;
         let shape = setup::wire_shape(negotiated, endpoint.remote);
         let (mss_v4, mss_v6) = shape.mss(setup::mssfix(connection.mssfix));
@@ -344,13 +373,19 @@ impl<'p> Attempt<'p> {
     }
 
     fn open_interface(&mut self) -> Result<(), Ending> {
-        self.program.open_interface(&self.options, &self.target.connection)?;
+        self.program
+            .open_interface(&self.options, &self.target.connection)?;
         self.attach_interface();
         self.program.drop_privileges()
     }
 
     fn attach_interface(&mut self) {
-        if let Some(queue) = self.program.interface.as_mut().and_then(Interface::take_queue) {
+        if let Some(queue) = self
+            .program
+            .interface
+            .as_mut()
+            .and_then(Interface::take_queue)
+        {
             self.command(Command::AttachTun(queue));
         }
     }
@@ -367,7 +402,10 @@ impl<'p> Attempt<'p> {
         } else {
             log::notice!("Initialization Sequence Completed With Errors ({errors} routes failed)");
         }
-        log::info!("tunnel up after {:.1} s", self.started.elapsed().as_secs_f64());
+        log::info!(
+            "tunnel up after {:.1} s",
+            self.started.elapsed().as_secs_f64()
+        );
         self.program.note_up();
     }
 
@@ -388,19 +426,28 @@ impl<'p> Attempt<'p> {
         log::set_verb(self.options.verb);
         log::set_mute(self.options.mute);
         self.take_token(&pulled);
-        self.keepalive.reconfigure(setup::keepalive(&self.options, Some(&pulled)), Instant::now());
+        self.keepalive.reconfigure(
+            setup::keepalive(&self.options, Some(&pulled)),
+            Instant::now(),
+        );
         self.program.note_pushed(&pulled);
         self.reopen_if_changed(&pulled);
         let pushed = setup::pushed(&pulled);
         self.pulled = Some(pulled);
-        self.tunnel.handle_command(now(), tunnel::Command::Pulled(pushed));
+        self.tunnel
+            .handle_command(now(), tunnel::Command::Pulled(pushed));
     }
 
     fn take_token(&mut self, pulled: &PulledOptions) {
-        let Some(token) = &pulled.auth_token else { return };
-        self.program.credentials.use_token(pulled.auth_token_user.clone(), token.clone());
+        let Some(token) = &pulled.auth_token else {
+            return;
+        };
+        self.program
+            .credentials
+            .use_token(pulled.auth_token_user.clone(), token.clone());
         let (username, password) = self.program.credentials.current();
-        self.tunnel.handle_command(now(), tunnel::Command::Credentials { username, password });
+        self.tunnel
+            .handle_command(now(), tunnel::Command::Credentials { username, password });
     }
 
     fn apply_pushed(&mut self, line: &str, pulled: &mut PulledOptions) -> bool {
@@ -434,7 +481,9 @@ impl<'p> Attempt<'p> {
     }
 
     fn take_late_push(&mut self, lines: &[String]) {
-        let Some(mut pulled) = self.pulled.take() else { return };
+        let Some(mut pulled) = self.pulled.take() else {
+            return;
+        };
         for line in lines.iter().filter(|l| l.starts_with("auth-token")) {
             self.apply_pushed(line, &mut pulled);
         }
@@ -445,13 +494,16 @@ impl<'p> Attempt<'p> {
     fn take_message(&mut self, message: ControlMessage) {
         match message {
             ControlMessage::AuthFailed(failed) => {
-                log::error!("AUTH: Received control message: {}", setup::auth_failed_text(&failed));
+                log::error!(
+                    "AUTH: Received control message: {}",
+                    setup::auth_failed_text(&failed)
+                );
                 let ending = self.program.auth_failed(&failed);
                 self.end(ending, "auth-failure");
             }
             ControlMessage::Restart { text, .. } => {
                 log::notice!("Connection reset command was pushed by server ('{text}')");
-                                self.end(
+                self.end(
                     Ending::restart("server-pushed-connection-reset"),
                     "server-pushed-connection-reset",
                 );
@@ -486,7 +538,8 @@ impl<'p> Attempt<'p> {
         if self.routes_at.is_some_and(|t| now.instant >= t) {
             self.add_routes();
         }
-        self.tunnel.handle_command(now, tunnel::Command::Usage(self.key_usage()));
+        self.tunnel
+            .handle_command(now, tunnel::Command::Usage(self.key_usage()));
         let first_packet_missing = self.tunnel.counters().accepted == 0
             && self.target.remote.is_some()
             && (self.mode == Mode::Pull || self.options.connections.len() > 1);
@@ -512,14 +565,16 @@ impl<'p> Attempt<'p> {
                 let waits = self.peer.is_none() && self.target.remote.is_none();
                 if !waits {
                     log::notice!(
-                        "[{}] Inactivity timeout (--ping-restart), restarting", self.common_name
+                        "[{}] Inactivity timeout (--ping-restart), restarting",
+                        self.common_name
                     );
                     self.end(Ending::restart("ping-restart"), "ping-restart");
                 }
             }
             Due::Exit => {
                 log::notice!(
-                    "[{}] Inactivity timeout (--ping-exit), exiting", self.common_name
+                    "[{}] Inactivity timeout (--ping-exit), exiting",
+                    self.common_name
                 );
                 self.leave(Ending::Exit(0), "ping-exit");
             }
@@ -561,7 +616,8 @@ impl<'p> Attempt<'p> {
 
     fn peer_left(&mut self) {
         log::notice!(
-            "[{}] remote-exit: the peer leaves, restarting", self.common_name
+            "[{}] remote-exit: the peer leaves, restarting",
+            self.common_name
         );
         self.end(Ending::restart("remote-exit"), "remote-exit");
     }
@@ -582,13 +638,18 @@ impl<'p> Attempt<'p> {
         }
         let control = self.negotiated.as_ref().is_some_and(|n| n.cc_exit);
         if control {
-            self.tunnel.handle_command(now(), tunnel::Command::NotifyExit);
+            self.tunnel
+                .handle_command(now(), tunnel::Command::NotifyExit);
         } else {
             self.send_occ_exit();
         }
         let until = Instant::now() + Duration::from_secs(u64::from(notify));
         self.program.last_reason = reason.to_owned();
-        self.leaving = Some(Leaving { until, ending, control });
+        self.leaving = Some(Leaving {
+            until,
+            ending,
+            control,
+        });
         // Acks usually arrive within a round trip: look again soon.
         self.next_tick = Instant::now() + Duration::from_millis(100);
     }
@@ -613,7 +674,9 @@ impl<'p> Attempt<'p> {
 
 fn start_worker(program: &mut Program, udp: &UdpSocket) -> Result<WorkerHandle, Ending> {
     let config = WorkerConfig {
-        udp: udp.try_clone().map_err(|e| Ending::fatal(format!("cannot share the socket: {e}")))?,
+        udp: udp
+            .try_clone()
+            .map_err(|e| Ending::fatal(format!("cannot share the socket: {e}")))?,
         tun: program.interface.as_mut().and_then(Interface::take_queue),
         io: setup::io_choice(&program.options),
         cpu: program.options.ringway_cpus.first().copied(),
@@ -626,5 +689,8 @@ fn now() -> Now {
     let unix = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |d| d.as_secs());
-    Now { instant: Instant::now(), unix }
+    Now {
+        instant: Instant::now(),
+        unix,
+    }
 }

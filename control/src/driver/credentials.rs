@@ -38,7 +38,9 @@ impl CredentialStore {
 
     /// Makes sure that there is something to send; asks again after `auth-nocache` forgot it.
     pub(super) fn prepare(&mut self, options: &Options) -> Result<(), String> {
-        let Some(source) = &options.auth_user_pass else { return Ok(()) };
+        let Some(source) = &options.auth_user_pass else {
+            return Ok(());
+        };
         if self.token.is_some() || self.password.is_some() {
             return Ok(());
         }
@@ -51,7 +53,9 @@ impl CredentialStore {
         };
         let login = password::auth_user_pass(from)?;
         if login.username.len() > MAX_LEN || login.password.len() > MAX_LEN {
-            return Err(format!("auth-user-pass: user name and password may have at most {MAX_LEN} bytes"));
+            return Err(format!(
+                "auth-user-pass: user name and password may have at most {MAX_LEN} bytes"
+            ));
         }
         self.username = Some(login.username);
         self.password = Some(match &options.static_challenge {
@@ -65,7 +69,10 @@ impl CredentialStore {
     pub(super) fn current(&self) -> (Option<String>, Option<String>) {
         let username = self.token_username.clone().filter(|_| self.token.is_some());
         let secret = self.token.as_ref().or(self.password.as_ref());
-        (username.or_else(|| self.username.clone()), secret.map(|s| s.to_string()))
+        (
+            username.or_else(|| self.username.clone()),
+            secret.map(|s| s.to_string()),
+        )
     }
 
     /// The server pushed a token.
@@ -99,7 +106,10 @@ pub(super) fn after_auth_failed(
     failed: &AuthFailed,
 ) -> Ending {
     if let AuthFailed::Temporary { backoff, .. } = failed {
-        return Ending::Restart { reason: "auth-temp-failure".into(), backoff: backoff.map(u64::from) };
+        return Ending::Restart {
+            reason: "auth-temp-failure".into(),
+            backoff: backoff.map(u64::from),
+        };
     }
     if store.forget_token() {
         return Ending::restart("auth-failure (auth-token)");
@@ -124,6 +134,10 @@ fn answered(
     Ok(Zeroizing::new(if challenge.concat {
         format!("{password}{}", *answer)
     } else {
-        format!("SCRV1:{}:{}", STANDARD.encode(password), STANDARD.encode(answer.as_bytes()))
+        format!(
+            "SCRV1:{}:{}",
+            STANDARD.encode(password),
+            STANDARD.encode(answer.as_bytes())
+        )
     }))
 }

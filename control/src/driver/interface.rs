@@ -8,6 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 
 use ringway_dataplane::tun::{DeviceKind, TunConfig, TunDevice, TunQueue};
 
+use ringway_tuning::Limits;
+
 use super::setup;
 use crate::config::options::{
     Connection, Options, Route, RouteAddr, RouteGateway, RouteIpv6, Script, Topology,
@@ -54,16 +56,28 @@ impl Interface {
         log::notice!(in Tun, "TUN/TAP device {} opened", device.name);
         let mut netlink = Netlink::open().map_err(|e| e.to_string())?;
         let mtu = u32::from(connection.tun_mtu);
-        let queue_length = options.txqueuelen.unwrap_or(ringway_tuning::TXQUEUELEN);
+        let queue_length = options
+            .txqueuelen
+            .unwrap_or_else(|| ringway_tuning::txqueuelen(Limits::read()));
         netlink
-            .set_up(device.ifindex, mtu, Some(queue_length), Some(setup::gso_max_size(mtu)))
+            .set_up(
+                device.ifindex,
+                mtu,
+                Some(queue_length),
+                Some(setup::gso_max_size(mtu)),
+            )
             .map_err(|e| format!("{}: cannot bring the device up: {e}", device.name))?;
         let addresses = addresses(options)?;
         if !options.ifconfig_noexec {
             for a in &addresses {
-                netlink.add_address(device.ifindex, a.address, a.prefix, a.peer).map_err(|e| {
-                    format!("{}: cannot set address {}/{}: {e}", device.name, a.address, a.prefix)
-                })?;
+                netlink
+                    .add_address(device.ifindex, a.address, a.prefix, a.peer)
+                    .map_err(|e| {
+                        format!(
+                            "{}: cannot set address {}/{}: {e}",
+                            device.name, a.address, a.prefix
+                        )
+                    })?;
                 match a.peer {
                     Some(peer) => log::notice!(
                         in Tun, "address {} peer {peer} added to {}", a.address, device.name
@@ -114,7 +128,13 @@ impl Interface {
         for error in &errors {
             log::warn!(in Route, "{error}");
         }
-        if let Err(error) = self.run(options, options.route_up.as_ref(), Hook::RouteUp, false, env) {
+        if let Err(error) = self.run(
+            options,
+            options.route_up.as_ref(),
+            Hook::RouteUp,
+            false,
+            env,
+        ) {
             log::warn!(in Script, "{error}");
         }
         errors.len()
@@ -135,7 +155,10 @@ impl Interface {
         if !options.ifconfig_noexec {
             for a in std::mem::take(&mut self.addresses) {
                 // A device that is not persistent takes its addresses along.
-                let _ = self.routes.netlink().del_address(self.ifindex, a.address, a.prefix, a.peer);
+                let _ =
+                    self.routes
+                        .netlink()
+                        .del_address(self.ifindex, a.address, a.prefix, a.peer);
             }
         }
         log::notice!(in Tun, "Closing TUN/TAP interface {}", self.name);
@@ -155,7 +178,12 @@ impl Interface {
     ) -> Vec<String> {
         let mut errors = Vec::new();
         let gateway = vpn_gateway(options);
-        let net_gateway = self.routes.net_gateway(false).ok().flatten().and_then(|hop| hop.gateway);
+        let net_gateway = self
+            .routes
+            .net_gateway(false)
+            .ok()
+            .flatten()
+            .and_then(|hop| hop.gateway);
         env.clear_routes();
         env.set_gateways(gateway.map(Into::into), net_gateway);
         let mut requests = Vec::new();
@@ -195,7 +223,9 @@ impl Interface {
                 ipv6: redirect.ipv6,
                 ipv4: redirect.ipv4,
             };
-            let gateway_v6 = options.route_ipv6_gateway.or(options.ifconfig_ipv6.map(|i| i.remote));
+            let gateway_v6 = options
+                .route_ipv6_gateway
+                .or(options.ifconfig_ipv6.map(|i| i.remote));
             let done = self.routes.redirect_gateway(
                 &flags,
                 remote,
@@ -228,7 +258,10 @@ impl Interface {
                 None => (Gateway::Device, self.ifindex),
             },
             Some(RouteAddr::NetGateway) => (Gateway::NetGateway, 0),
-            Some(other) => (Gateway::Via(self.route_address(other, vpn_gateway, remote)?), 0),
+            Some(other) => (
+                Gateway::Via(self.route_address(other, vpn_gateway, remote)?),
+                0,
+            ),
         };
         Ok(RouteRequest {
             dest: network_of(network, prefix),
@@ -303,7 +336,9 @@ impl Interface {
         restart: bool,
         env: &mut ScriptEnv,
     ) -> Result<(), String> {
-        let Some(command) = command else { return Ok(()) };
+        let Some(command) = command else {
+            return Ok(());
+        };
         env.set("script_context", script::context(restart));
         let arguments = match hook {
             Hook::RouteUp => Vec::new(),
@@ -342,7 +377,10 @@ fn addresses(options: &Options) -> Result<Vec<Address>, String> {
             Topology::Subnet => Address {
                 address: i.local.into(),
                 prefix: prefix_of(i.remote_netmask).ok_or_else(|| {
-                    format!("ifconfig: {} is not a netmask (topology subnet)", i.remote_netmask)
+                    format!(
+                        "ifconfig: {} is not a netmask (topology subnet)",
+                        i.remote_netmask
+                    )
                 })?,
                 peer: None,
             },
@@ -354,7 +392,11 @@ fn addresses(options: &Options) -> Result<Vec<Address>, String> {
         });
     }
     if let Some(i) = options.ifconfig_ipv6 {
-        all.push(Address { address: i.local.into(), prefix: i.prefix, peer: None });
+        all.push(Address {
+            address: i.local.into(),
+            prefix: i.prefix,
+            peer: None,
+        });
     }
     Ok(all)
 }

@@ -8,7 +8,7 @@ use crate::config::options::Inactive;
 
 /// The timers, as configured or pushed. Zero is off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct KeepaliveConfig {
+pub(super) struct KeepaliveConfig {
     /// Ping after this long without sending anything.
     pub ping: Duration,
     /// Restart after this long without hearing anything.
@@ -23,7 +23,7 @@ pub struct KeepaliveConfig {
 
 /// Totals at one moment.
 #[derive(Clone, Copy, Debug)]
-pub struct Sample {
+pub(super) struct Sample {
     /// Data packets sent.
     pub tx_packets: u64,
     /// Data packets received and authenticated.
@@ -38,7 +38,7 @@ pub struct Sample {
 
 /// What is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Due {
+pub(super) enum Due {
     /// Send a ping.
     Ping,
     /// `ping-restart`: restart.
@@ -53,7 +53,7 @@ pub enum Due {
 
 /// Watches one peer.
 #[derive(Debug)]
-pub struct Keepalive {
+pub(super) struct Keepalive {
     config: KeepaliveConfig,
     started: Instant,
     last_tx: Instant,
@@ -66,7 +66,7 @@ pub struct Keepalive {
 
 impl Keepalive {
     /// Starts all timers at `now`.
-    pub fn new(config: KeepaliveConfig, now: Instant) -> Self {
+    pub(super) fn new(config: KeepaliveConfig, now: Instant) -> Self {
         Keepalive {
             config,
             started: now,
@@ -79,18 +79,13 @@ impl Keepalive {
     }
 
     /// Takes new timers (pushed ones) without forgetting what has been heard.
-    pub fn reconfigure(&mut self, config: KeepaliveConfig, now: Instant) {
+    pub(super) fn reconfigure(&mut self, config: KeepaliveConfig, now: Instant) {
         self.config = config;
         self.quiet.0 = now;
     }
 
-    /// The timers in force.
-    pub fn config(&self) -> KeepaliveConfig {
-        self.config
-    }
-
     /// Takes a sample and says what is due, the gravest last.
-    pub fn tick(&mut self, now: Instant, sample: Sample) -> Option<Due> {
+    pub(super) fn tick(&mut self, now: Instant, sample: Sample) -> Option<Due> {
         if sample.tx_packets != self.tx_packets {
             self.tx_packets = sample.tx_packets;
             self.last_tx = now;
@@ -138,13 +133,22 @@ mod tests {
     const S: Duration = Duration::from_secs(1);
 
     fn sample(t: Instant, tx: u64, rx: u64, bytes: u64) -> Sample {
-        Sample { tx_packets: tx, rx_packets: rx, tun_bytes: bytes, control_tx: t, control_rx: t }
+        Sample {
+            tx_packets: tx,
+            rx_packets: rx,
+            tun_bytes: bytes,
+            control_tx: t,
+            control_rx: t,
+        }
     }
 
     #[test]
     fn pings_only_when_nothing_else_was_sent() {
         let t = Instant::now();
-        let config = KeepaliveConfig { ping: 10 * S, ..KeepaliveConfig::default() };
+        let config = KeepaliveConfig {
+            ping: 10 * S,
+            ..KeepaliveConfig::default()
+        };
         let mut k = Keepalive::new(config, t);
         assert_eq!(k.tick(t + 9 * S, sample(t, 1, 0, 0)), None);
         assert_eq!(k.tick(t + 18 * S, sample(t, 1, 0, 0)), None);
@@ -156,7 +160,10 @@ mod tests {
     #[test]
     fn silence_restarts_and_any_valid_packet_postpones_it() {
         let t = Instant::now();
-        let config = KeepaliveConfig { ping_restart: 60 * S, ..KeepaliveConfig::default() };
+        let config = KeepaliveConfig {
+            ping_restart: 60 * S,
+            ..KeepaliveConfig::default()
+        };
         let mut k = Keepalive::new(config, t);
         assert_eq!(k.tick(t + 59 * S, sample(t, 0, 1, 0)), None);
         assert_eq!(k.tick(t + 118 * S, sample(t, 0, 1, 0)), None);
@@ -166,11 +173,20 @@ mod tests {
     #[test]
     fn inactivity_counts_bytes() {
         let t = Instant::now();
-        let inactive = Some(Inactive { seconds: 30, bytes: 1000 });
-        let config = KeepaliveConfig { inactive, ..KeepaliveConfig::default() };
+        let inactive = Some(Inactive {
+            seconds: 30,
+            bytes: 1000,
+        });
+        let config = KeepaliveConfig {
+            inactive,
+            ..KeepaliveConfig::default()
+        };
         let mut k = Keepalive::new(config, t);
         assert_eq!(k.tick(t + 20 * S, sample(t, 9, 9, 1001)), None);
         assert_eq!(k.tick(t + 49 * S, sample(t, 99, 99, 2001)), None);
-        assert_eq!(k.tick(t + 50 * S, sample(t, 99, 99, 2001)), Some(Due::Inactive));
+        assert_eq!(
+            k.tick(t + 50 * S, sample(t, 99, 99, 2001)),
+            Some(Due::Inactive)
+        );
     }
 }

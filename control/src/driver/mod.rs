@@ -17,6 +17,7 @@ mod report;
 mod setup;
 mod tls_setup;
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,14 +35,14 @@ use report::Totals;
 use crate::config::options::{Connection, Options, RemapSignal};
 use crate::config::pushed::PulledOptions;
 use crate::config::{self, Loaded};
+use crate::host::daemon;
 use crate::host::env::ScriptEnv;
 use crate::host::privileges::{self, PrivilegePlan};
-use crate::host::signals::{Signal, Signals};
-use crate::host::daemon;
 use crate::host::script::{self, Hook};
+use crate::host::signals::{Signal, Signals};
 use crate::log;
-use crate::proto::push::AuthFailed;
 use crate::proto::Now;
+use crate::proto::push::AuthFailed;
 use crate::proto::tunnel::{Mode, TunnelConfig};
 use crate::tls::{TlsContext, TlsSession, cert_env};
 
@@ -65,7 +66,10 @@ pub(crate) enum Ending {
 
 impl Ending {
     fn restart(reason: impl Into<String>) -> Self {
-        Ending::Restart { reason: reason.into(), backoff: None }
+        Ending::Restart {
+            reason: reason.into(),
+            backoff: None,
+        }
     }
 
     fn fatal(text: impl Into<String>) -> Self {
@@ -99,7 +103,11 @@ pub fn run(args: &[String]) -> u8 {
 
 fn run_configured(loaded: Loaded, detached: &mut bool) -> Ending {
     let options = loaded.options;
-    if let Err(error) = options.cd.as_deref().map_or(Ok(()), daemon::change_directory) {
+    if let Err(error) = options
+        .cd
+        .as_deref()
+        .map_or(Ok(()), daemon::change_directory)
+    {
         return Ending::fatal(error);
     }
     if let Err(error) = log::init(setup::log_config(&options)) {
@@ -108,7 +116,7 @@ fn run_configured(loaded: Loaded, detached: &mut bool) -> Ending {
     for warning in &loaded.warnings {
         log::warn!("WARNING: {warning}");
     }
-    log::notice!("{}", crate::cli::version_line());
+    log::notice!("{}", crate::cli::first_line());
     if !*detached {
         if let Err(error) = start_process(&options) {
             return Ending::fatal(error);
@@ -168,7 +176,8 @@ pub(crate) struct Program {
 impl Program {
     fn new(options: Options) -> Result<Self, Ending> {
         let options = Arc::new(options);
-        let signals = Signals::install().map_err(|e| Ending::fatal(format!("cannot catch signals: {e}")))?;
+        let signals =
+            Signals::install().map_err(|e| Ending::fatal(format!("cannot catch signals: {e}")))?;
         let (tls, warnings) = tls_setup::context(&options).map_err(Ending::fatal)?;
         for warning in warnings {
             log::warn!("WARNING: {warning}");
@@ -213,7 +222,9 @@ impl Program {
                 Err(ending) => ending,
             };
             self.credentials.used();
-            let Ending::Restart { reason, backoff } = ending else { return ending };
+            let Ending::Restart { reason, backoff } = ending else {
+                return ending;
+            };
             log::notice!("SIGUSR1[soft,{reason}] received, process restarting");
             if !self.options.persist_tun {
                 self.close_interface(true);
@@ -221,9 +232,12 @@ impl Program {
             if let Some(max) = self.options.connect_retry_max
                 && self.remotes.round() >= max
             {
-                return Ending::fatal("All connections have been connect-retry-max times unsuccessful, exiting");
+                return Ending::fatal(
+                    "All connections have been connect-retry-max times unsuccessful, exiting",
+                );
             }
-            let pause = backoff.map_or_else(|| self.remotes.pause(&self.options), Duration::from_secs);
+            let pause =
+                backoff.map_or_else(|| self.remotes.pause(&self.options), Duration::from_secs);
             log::info!("Restart pause, {} second(s)", pause.as_secs());
             if let Some(ending) = self.sleep(pause) {
                 return ending;
@@ -298,7 +312,8 @@ impl Program {
     /// Opens the device with these effective options.
     fn open_interface(&mut self, options: &Options, connection: &Connection) -> Result<(), Ending> {
         let restart = self.interface_options.is_some();
-        let interface = Interface::open(options, connection, &mut self.env, restart).map_err(Ending::fatal)?;
+        let interface =
+            Interface::open(options, connection, &mut self.env, restart).map_err(Ending::fatal)?;
         self.interface = Some(interface);
         self.interface_options = Some(options.clone());
         Ok(())
@@ -328,7 +343,8 @@ impl Program {
     fn note_pushed(&mut self, pulled: &PulledOptions) {
         self.env.clear_foreign_options();
         for option in &pulled.dhcp_option {
-            self.env.add_foreign_option(&format!("dhcp-option {option}"));
+            self.env
+                .add_foreign_option(&format!("dhcp-option {option}"));
         }
         for option in &pulled.dns {
             self.env.add_foreign_option(&format!("dns {option}"));
@@ -339,7 +355,9 @@ impl Program {
     }
 
     fn run_ipchange(&mut self, peer: Endpoint) {
-        let Some(command) = &self.options.ipchange else { return };
+        let Some(command) = &self.options.ipchange else {
+            return;
+        };
         let arguments = script::ipchange_arguments(peer.remote);
         let policy = setup::script_policy(&self.options);
         let result = setup::script(command).run(Hook::IpChange, &arguments, &self.env, policy);
@@ -350,7 +368,9 @@ impl Program {
 
     /// `user`, `group`, `chroot`: once, when everything that needs root has been done.
     fn drop_privileges(&mut self) -> Result<(), Ending> {
-        let Some(plan) = self.privileges.take().filter(|p| !p.is_empty()) else { return Ok(()) };
+        let Some(plan) = self.privileges.take().filter(|p| !p.is_empty()) else {
+            return Ok(());
+        };
         privileges::drop(&plan, &setup::capabilities_kept(&self.options)).map_err(Ending::fatal)?;
         log::notice!("privileges dropped: {}", plan.describe());
         Ok(())
@@ -397,7 +417,9 @@ impl Program {
             Some(Err(text)) => log::error!(in Tls, "{text}"),
             None => {}
         }
-        let Some(status) = &self.options.status else { return };
+        let Some(status) = &self.options.status else {
+            return;
+        };
         let due = self
             .last_status
             .is_none_or(|last| now.instant >= last + Duration::from_secs(status.seconds.max(1)));
@@ -452,6 +474,9 @@ fn sleep_for_signal(signals: &mut Signals, wait: Duration, options: &Options) ->
             return None;
         }
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        let _ = poll(&mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)], timeout);
+        let _ = poll(
+            &mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)],
+            timeout,
+        );
     }
 }

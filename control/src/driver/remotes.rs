@@ -15,7 +15,7 @@ const PATIENT_ROUNDS: u32 = 5;
 
 /// The next place to try.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Target {
+pub(super) struct Target {
     /// Everything configured for this place.
     pub connection: Connection,
     /// Its address; `None` waits for a peer.
@@ -24,7 +24,7 @@ pub struct Target {
 
 /// Walks the `remote` list, address by address, round by round.
 #[derive(Debug)]
-pub struct Remotes {
+pub(super) struct Remotes {
     connections: Vec<Connection>,
     next: usize,
     /// Addresses of the current name still to try.
@@ -35,41 +35,47 @@ pub struct Remotes {
 
 impl Remotes {
     /// The list in file order, or shuffled with `remote-random`.
-    pub fn new(options: &Options) -> Self {
+    pub(super) fn new(options: &Options) -> Self {
         let mut connections = options.connections.clone();
         if options.remote_random {
             connections.shuffle(&mut rand::rng());
         }
-        Remotes { connections, next: 0, addresses: Vec::new(), current: None, round: 0 }
+        Remotes {
+            connections,
+            next: 0,
+            addresses: Vec::new(),
+            current: None,
+            round: 0,
+        }
     }
 
     /// How many rounds through the whole list have been made.
-    pub fn round(&self) -> u32 {
+    pub(super) fn round(&self) -> u32 {
         self.round
     }
 
     /// How long to pause before the next attempt: `connect-retry`, doubled per round after the
     /// fifth, up to its maximum.
-    pub fn pause(&self, options: &Options) -> Duration {
+    pub(super) fn pause(&self, options: &Options) -> Duration {
         let doublings = self.round.saturating_sub(PATIENT_ROUNDS).min(16);
         let seconds = options.connect_retry.first.saturating_mul(1 << doublings);
         Duration::from_secs(seconds.min(options.connect_retry.max.max(options.connect_retry.first)))
     }
 
     /// The place used last, for a restart that keeps it (`persist-remote-ip`).
-    pub fn current(&self) -> Option<&Target> {
+    pub(super) fn current(&self) -> Option<&Target> {
         self.current.as_ref()
     }
 
     /// A connection worked: the next failure starts a new count of rounds at this place.
-    pub fn succeeded(&mut self) {
+    pub(super) fn succeeded(&mut self) {
         self.round = 0;
     }
 
     /// The next place. Resolution is retried for `resolv-retry` seconds; `sleep` pauses and returns
     /// false when the wait must end (a signal). `None` when it did, or when every name of a whole
     /// round failed to resolve.
-    pub fn next(
+    pub(super) fn next(
         &mut self,
         options: &Options,
         sleep: &mut dyn FnMut(Duration) -> bool,
@@ -111,7 +117,11 @@ impl Remotes {
 }
 
 /// Resolves the local address to bind to, of the same family as the remote.
-pub fn resolve_local(name: &str, remote: Option<SocketAddr>, family: Family) -> Result<IpAddr, String> {
+pub(super) fn resolve_local(
+    name: &str,
+    remote: Option<SocketAddr>,
+    family: Family,
+) -> Result<IpAddr, String> {
     let addresses = (name, 0)
         .to_socket_addrs()
         .map_err(|e| format!("local: cannot resolve '{name}': {e}"))?;
@@ -158,7 +168,9 @@ fn resolve_patiently(
             None => options.connections.len() > 1,
             Some(seconds) => waited >= Duration::from_secs(seconds),
         };
-        log(format!("RESOLVE: cannot resolve host address: {host}: {error}"));
+        log(format!(
+            "RESOLVE: cannot resolve host address: {host}: {error}"
+        ));
         if give_up {
             return Resolved::Failed;
         }
@@ -184,9 +196,15 @@ mod tests {
     fn options(names: &[&str]) -> Options {
         let connections = names
             .iter()
-            .map(|n| Connection { remote: Some((*n).to_owned()), ..Connection::default() })
+            .map(|n| Connection {
+                remote: Some((*n).to_owned()),
+                ..Connection::default()
+            })
             .collect();
-        Options { connections, ..Options::default() }
+        Options {
+            connections,
+            ..Options::default()
+        }
     }
 
     #[test]
@@ -212,7 +230,10 @@ mod tests {
                 remotes.pause(&options).as_secs()
             })
             .collect();
-        assert_eq!(pauses, [1, 1, 1, 1, 1, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+        assert_eq!(
+            pauses,
+            [1, 1, 1, 1, 1, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+        );
     }
 
     #[test]

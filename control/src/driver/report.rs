@@ -71,7 +71,10 @@ pub(super) fn log_statistics(totals: &Totals, control: &Counters) {
     }
     if let Some((peer, worker)) = &totals.live {
         log::notice!("data packets read,{}", peer.wire_rx_packets.load(Relaxed));
-        log::notice!("data packets written,{}", peer.wire_tx_packets.load(Relaxed));
+        log::notice!(
+            "data packets written,{}",
+            peer.wire_tx_packets.load(Relaxed)
+        );
         for (name, counter) in [
             ("udp receive calls", &worker.udp_rx_calls),
             ("udp send calls", &worker.udp_tx_calls),

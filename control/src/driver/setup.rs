@@ -4,9 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use ringway_dataplane::framing::Framing;
-use ringway_dataplane::key_slot::{Cipher, DataFormat};
+use ringway_dataplane::key_slot::DataFormat;
 use ringway_dataplane::udp::{Family as UdpFamily, MtuDiscovery, UdpConfig};
 use ringway_dataplane::worker::IoChoice;
+use ringway_tuning::Limits;
 
 use super::keepalive::KeepaliveConfig;
 use super::remotes::{Target, resolve_local};
@@ -46,7 +47,7 @@ pub(super) fn udp_config(options: &Options, target: &Target) -> Result<UdpConfig
         (None, None) if connection.family == Family::V6 => UdpFamily::V6,
         (None, None) => UdpFamily::V4,
     };
-    let buffers = ringway_tuning::socket_buffers();
+    let buffers = ringway_tuning::socket_buffers(Limits::read());
     let mut config = UdpConfig::new(family);
     config.local = local;
     config.port = if connection.bind { connection.lport } else { 0 };
@@ -94,7 +95,9 @@ pub(super) fn keepalive(options: &Options, pulled: Option<&PulledOptions>) -> Ke
 pub(super) fn preferences(options: &Options) -> Preferences {
     Preferences {
         data_ciphers: options.data_ciphers.clone(),
-        fallback: options.data_ciphers_fallback.or(options.cipher.filter(|_| !options.pull)),
+        fallback: options
+            .data_ciphers_fallback
+            .or(options.cipher.filter(|_| !options.pull)),
         digest: options.auth,
         framing: options.compress,
     }
@@ -116,15 +119,23 @@ pub(super) fn options_string(options: &Options, connection: &Connection) -> Stri
         ifconfig: ifconfig.map(|i| match options.topology {
             Topology::Subnet => {
                 let network = u32::from(i.local) & u32::from(i.remote_netmask);
-                (Ipv4Addr::from(network).to_string(), i.remote_netmask.to_string())
+                (
+                    Ipv4Addr::from(network).to_string(),
+                    i.remote_netmask.to_string(),
+                )
             }
             Topology::P2p | Topology::Net30 => (i.remote_netmask.to_string(), i.local.to_string()),
         }),
         comp: options.compress != Framing::None,
         fragment: false,
         keydir,
-        cipher: options.cipher.map_or(OccCipher::BfCbc, OccCipher::Configured),
-        show_cipher: p2p || options.cipher.is_some_and(|c| options.data_ciphers.contains(&c)),
+        cipher: options
+            .cipher
+            .map_or(OccCipher::BfCbc, OccCipher::Configured),
+        show_cipher: p2p
+            || options
+                .cipher
+                .is_some_and(|c| options.data_ciphers.contains(&c)),
         digest: options.auth,
         tls_auth,
         role: options.tls_role,
@@ -135,7 +146,10 @@ pub(super) fn options_string(options: &Options, connection: &Connection) -> Stri
 /// Our peer info (protocol §5.2).
 pub(super) fn peer_info(options: &Options, connection: &Connection) -> String {
     let own = |prefix: &str| {
-        let named = options.setenv.iter().filter(|(name, _)| name.starts_with(prefix));
+        let named = options
+            .setenv
+            .iter()
+            .filter(|(name, _)| name.starts_with(prefix));
         named.cloned().collect::<Vec<_>>()
     };
     let mut private = vec![("IV_SSL".to_owned(), "rustls".to_owned())];
@@ -143,8 +157,16 @@ pub(super) fn peer_info(options: &Options, connection: &Connection) -> String {
     let info = OwnPeerInfo {
         version: IV_VER.to_owned(),
         platform: "linux".to_owned(),
-        iv_proto: if options.pull { iv_proto::PULL } else { iv_proto::P2P },
-        ciphers: options.data_ciphers.iter().map(|c| c.name().to_owned()).collect(),
+        iv_proto: if options.pull {
+            iv_proto::PULL
+        } else {
+            iv_proto::P2P
+        },
+        ciphers: options
+            .data_ciphers
+            .iter()
+            .map(|c| c.name().to_owned())
+            .collect(),
         mtu: options.pull.then_some(u32::from(connection.tun_mtu_max)),
         stub_framings: true,
         extra: own("IV_"),
@@ -206,7 +228,11 @@ pub(super) fn pushed(pulled: &PulledOptions) -> Pushed {
 
 /// `[AF_INET]192.0.2.1:1194`, as OpenVPN's logs write addresses.
 pub(super) fn address_text(address: SocketAddr) -> String {
-    let family = if address.is_ipv4() { "AF_INET" } else { "AF_INET6" };
+    let family = if address.is_ipv4() {
+        "AF_INET"
+    } else {
+        "AF_INET6"
+    };
     format!("[{family}]{}:{}", address.ip(), address.port())
 }
 
@@ -214,7 +240,13 @@ pub(super) fn address_text(address: SocketAddr) -> String {
 pub(super) fn without_secrets(lines: &[String]) -> String {
     let shown: Vec<&str> = lines
         .iter()
-        .map(|l| if l.starts_with("auth-token ") { "auth-token [hidden]" } else { l })
+        .map(|l| {
+            if l.starts_with("auth-token ") {
+                "auth-token [hidden]"
+            } else {
+                l
+            }
+        })
         .collect();
     shown.join(",")
 }
@@ -234,7 +266,11 @@ pub(super) fn features_text(negotiated: &Negotiated) -> String {
     if negotiated.format == DataFormat::Epoch {
         features.push("aead-epoch");
     }
-    if features.is_empty() { String::new() } else { format!(", features: {}", features.join(" ")) }
+    if features.is_empty() {
+        String::new()
+    } else {
+        format!(", features: {}", features.join(" "))
+    }
 }
 
 /// When to renegotiate: `reneg-sec`, or a random time between its two values.
@@ -248,16 +284,35 @@ pub(super) fn reneg_sec(options: &Options) -> Duration {
 }
 
 /// The control-channel wrapping, its key files read now.
-pub(super) fn wrap_config(options: &Options, connection: &Connection) -> Result<WrapConfig, String> {
+pub(super) fn wrap_config(
+    options: &Options,
+    connection: &Connection,
+) -> Result<WrapConfig, String> {
     let text = |source: &Source| {
         let bytes = source.read().map_err(|e| {
-            format!("{}: {}: cannot read {}: {e}", source.position, source.option, source.name())
+            format!(
+                "{}: {}: cannot read {}: {e}",
+                source.position,
+                source.option,
+                source.name()
+            )
         })?;
-        String::from_utf8(bytes)
-            .map_err(|_| format!("{}: {}: {} is not text", source.position, source.option, source.name()))
+        String::from_utf8(bytes).map_err(|_| {
+            format!(
+                "{}: {}: {} is not text",
+                source.position,
+                source.option,
+                source.name()
+            )
+        })
     };
     let bad = |source: &Source, error: KeyFileError| {
-        format!("{}: {}: {}: {error}", source.position, source.option, source.name())
+        format!(
+            "{}: {}: {}: {error}",
+            source.position,
+            source.option,
+            source.name()
+        )
     };
     Ok(match &connection.wrap {
         Wrap::None => WrapConfig::None,
@@ -273,12 +328,15 @@ pub(super) fn wrap_config(options: &Options, connection: &Connection) -> Result<
                 digest: options.auth,
             }
         }
-        Wrap::TlsCrypt(key) => {
-            WrapConfig::TlsCrypt { key: StaticKey::parse(&text(key)?).map_err(|e| bad(key, e))? }
-        }
+        Wrap::TlsCrypt(key) => WrapConfig::TlsCrypt {
+            key: StaticKey::parse(&text(key)?).map_err(|e| bad(key, e))?,
+        },
         Wrap::TlsCryptV2(key) => {
             let client = ClientKey::parse(&text(key)?).map_err(|e| bad(key, e))?;
-            WrapConfig::TlsCryptV2Client { key: client.key, wkc: client.wkc }
+            WrapConfig::TlsCryptV2Client {
+                key: client.key,
+                wkc: client.wkc,
+            }
         }
     })
 }
@@ -286,9 +344,15 @@ pub(super) fn wrap_config(options: &Options, connection: &Connection) -> Result<
 /// Where and how to log.
 pub(super) fn log_config(options: &Options) -> LogConfig {
     let target = match &options.log {
-        Some(file) => LogTarget::File { path: file.path.clone(), append: file.append },
+        Some(file) => LogTarget::File {
+            path: file.path.clone(),
+            append: file.append,
+        },
         None if options.syslog => LogTarget::Syslog {
-            program: options.progname.clone().unwrap_or_else(|| "ringway".to_owned()),
+            program: options
+                .progname
+                .clone()
+                .unwrap_or_else(|| "ringway".to_owned()),
         },
         None => LogTarget::Stdout,
     };
@@ -308,7 +372,13 @@ pub(super) fn base_environment(options: &Options, env: &mut ScriptEnv) {
     let started = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |d| d.as_secs());
-    env.set_process(options.daemon, options.log.is_some(), started, options.verb, None);
+    env.set_process(
+        options.daemon,
+        options.log.is_some(),
+        started,
+        options.verb,
+        None,
+    );
     for (index, connection) in options.connections.iter().enumerate() {
         let port = connection.rport.to_string();
         let local = connection.lport.to_string();
@@ -318,7 +388,10 @@ pub(super) fn base_environment(options: &Options, env: &mut ScriptEnv) {
         };
         env.set_connection(
             index + 1,
-            connection.remote.as_deref().map(|host| (host, port.as_str())),
+            connection
+                .remote
+                .as_deref()
+                .map(|host| (host, port.as_str())),
             connection.bind.then_some(local.as_str()),
             proto,
         );
@@ -335,7 +408,10 @@ pub(super) fn script(script: &Script) -> ScriptCommand {
 
 /// What scripts may do.
 pub(super) fn script_policy(options: &Options) -> ScriptPolicy {
-    ScriptPolicy { security: options.script_security, limit: None }
+    ScriptPolicy {
+        security: options.script_security,
+        limit: None,
+    }
 }
 
 /// Capabilities that work after the drop of privileges needs: CAP_NET_ADMIN for devices, addresses
@@ -349,7 +425,11 @@ pub(super) fn capabilities_kept(options: &Options) -> Vec<Capability> {
     if late_routes || !options.persist_tun || options.mark.is_some() || options.up_delay {
         keep.push(Capability::CAP_NET_ADMIN);
     }
-    if options.connections.iter().any(|c| c.bind && (1..1024).contains(&c.lport)) {
+    if options
+        .connections
+        .iter()
+        .any(|c| c.bind && (1..1024).contains(&c.lport))
+    {
         keep.push(Capability::CAP_NET_BIND_SERVICE);
     }
     if options.bind_dev.is_some() {
@@ -366,9 +446,17 @@ pub(super) fn auth_failed_text(failed: &AuthFailed) -> String {
         AuthFailed::Session { reason } => ("AUTH_FAILED,SESSION", reason),
         AuthFailed::Challenge { text, .. } => ("AUTH_FAILED,CRV1", text),
     };
-    if reason.is_empty() { kind.to_owned() } else { format!("{kind}: {reason}") }
+    if reason.is_empty() {
+        kind.to_owned()
+    } else {
+        format!("{kind}: {reason}")
+    }
 }
 
 fn family_of(ip: IpAddr) -> UdpFamily {
-    if ip.is_ipv4() { UdpFamily::V4 } else { UdpFamily::V6 }
+    if ip.is_ipv4() {
+        UdpFamily::V4
+    } else {
+        UdpFamily::V6
+    }
 }

@@ -104,6 +104,11 @@ impl ScriptCommand {
         Ok(ScriptCommand { words })
     }
 
+    /// A command whose words are split already; the first is the program.
+    pub fn from_words(words: Vec<String>) -> Self {
+        ScriptCommand { words }
+    }
+
     /// The program.
     pub fn program(&self) -> &Path {
         Path::new(&self.words[0])

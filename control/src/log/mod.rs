@@ -314,6 +314,18 @@ impl Logger {
 }
 
 /// What stands before a line's text.
+/// The local time as status files and statistics write it: `2026-11-22 20:52:56`.
+pub fn timestamp() -> String {
+    let now = OffsetDateTime::now_local().unwrap_or_else(|_| OffsetDateTime::now_utc());
+    let (date, time) = (now.date(), now.time());
+    format!(
+        "{date} {:02}:{:02}:{:02}",
+        time.hour(),
+        time.minute(),
+        time.second()
+    )
+}
+
 fn prefix(config: &LogConfig, now: OffsetDateTime, severity: Severity, level: u8) -> String {
     if config.machine_readable {
         return format!(

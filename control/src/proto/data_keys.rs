@@ -32,7 +32,12 @@ pub(super) struct DataKeyTable {
 
 impl DataKeyTable {
     pub(super) fn new(tran_window: Duration) -> Self {
-        DataKeyTable { tran_window, keys: Vec::new(), sending: None, next: None }
+        DataKeyTable {
+            tran_window,
+            keys: Vec::new(),
+            sending: None,
+            next: None,
+        }
     }
 
     /// A key was made. With `new_session` every older key belongs to a session that is gone.
@@ -52,12 +57,17 @@ impl DataKeyTable {
                 None => end,
             });
         }
-        self.keys.push(DataKey { key_id, must_die: None });
+        self.keys.push(DataKey {
+            key_id,
+            must_die: None,
+        });
         let at = if new_session || self.sending.is_none() {
             now
         } else {
             // Never so late that the peer has already forgotten the old key.
-            defer_until.max(now + SETTLE).min(now + self.tran_window / 2)
+            defer_until
+                .max(now + SETTLE)
+                .min(now + self.tran_window / 2)
         };
         self.next = Some((key_id, at));
     }
@@ -149,7 +159,10 @@ mod tests {
         keys.installed(1, false, t, t);
         keys.poll(t + 2 * S);
         keys.installed(0, true, t + 60 * S, t + 3 * S);
-        assert_eq!(keys.poll(t + 3 * S), [KeyChange::Use(0), KeyChange::Remove(1)]);
+        assert_eq!(
+            keys.poll(t + 3 * S),
+            [KeyChange::Use(0), KeyChange::Remove(1)]
+        );
     }
 
     #[test]

@@ -20,11 +20,11 @@ use super::TlsRole;
 use super::packet::SessionId;
 
 /// Exporter label of the data keys, 256 bytes, no context.
-pub const LABEL_DATA_KEYS: &[u8] = b"EXPORTER-OpenVPN-datakeys";
+pub const LABEL_DATA_KEYS: &str = "EXPORTER-OpenVPN-datakeys";
 /// Exporter label of dynamic tls-crypt, 256 bytes, no context.
-pub const LABEL_DYNAMIC_TLS_CRYPT: &[u8] = b"EXPORTER-OpenVPN-dynamic-tls-crypt";
+pub const LABEL_DYNAMIC_TLS_CRYPT: &str = "EXPORTER-OpenVPN-dynamic-tls-crypt";
 /// Exporter label of the peer-id between two point-to-point peers, 3 bytes, no context.
-pub const LABEL_P2P_PEER_ID: &[u8] = b"EXPORTER-OpenVPN-p2p-peerid";
+pub const LABEL_P2P_PEER_ID: &str = "EXPORTER-OpenVPN-p2p-peerid";
 
 /// One side's random contribution, exchanged in the key-method-2 messages.
 #[derive(Clone, ZeroizeOnDrop)]

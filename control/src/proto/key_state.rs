@@ -58,7 +58,9 @@ pub enum Phase {
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// `hand-window` ran out.
-    #[error("TLS key negotiation failed to occur within {0} seconds (check your network connectivity)")]
+    #[error(
+        "TLS key negotiation failed to occur within {0} seconds (check your network connectivity)"
+    )]
     HandWindow(u64),
     /// TLS refused the peer, or the peer refused us.
     #[error("TLS handshake failed: {0}")]
@@ -183,7 +185,12 @@ impl KeyState {
             self.phase = Phase::PreStart;
         }
         if self.phase == Phase::PreStart && self.send.is_empty() && self.peer_started {
-            self.tls = Some(settings.tls.session().map_err(|e| KeyError::Tls(e.to_string()))?);
+            self.tls = Some(
+                settings
+                    .tls
+                    .session()
+                    .map_err(|e| KeyError::Tls(e.to_string()))?,
+            );
             self.phase = Phase::Start;
         }
         if self.phase >= Phase::PreStart {
@@ -216,15 +223,22 @@ impl KeyState {
 
     /// A complete control message from the peer, in order.
     pub(super) fn poll_message(&mut self) -> Option<String> {
-        if self.messages.is_empty() { None } else { Some(self.messages.remove(0)) }
+        if self.messages.is_empty() {
+            None
+        } else {
+            Some(self.messages.remove(0))
+        }
     }
 
     /// Queues a control message; one TLS record, NUL-terminated (protocol §8).
     pub(super) fn send_message(&mut self, text: &str) -> Result<(), KeyError> {
-        let Some(tls) = &mut self.tls else { return Ok(()) };
+        let Some(tls) = &mut self.tls else {
+            return Ok(());
+        };
         let mut record = text.as_bytes().to_vec();
         record.push(0);
-        tls.write_plaintext(&record).map_err(|e| KeyError::Tls(e.to_string()))?;
+        tls.write_plaintext(&record)
+            .map_err(|e| KeyError::Tls(e.to_string()))?;
         tls.read_ciphertext(&mut self.outgoing);
         Ok(())
     }
@@ -284,10 +298,13 @@ impl KeyState {
     /// When [`advance`](Self::advance) or [`poll_transmit`](Self::poll_transmit) is due without input.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let negotiate = self.must_negotiate.filter(|_| self.phase < Phase::Active);
-        [negotiate, self.send.deadline().filter(|_| self.endpoint.is_some())]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            negotiate,
+            self.send.deadline().filter(|_| self.endpoint.is_some()),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// The pending TLS alert, cut into packets for one last transmission.
@@ -301,19 +318,26 @@ impl KeyState {
     fn feed_tls(&mut self) -> Result<(), KeyError> {
         // Before TLS exists only the reset itself (id 0) may be taken off the window.
         while self.first_payload || self.tls.is_some() {
-            let Some(payload) = self.recv.next() else { break };
+            let Some(payload) = self.recv.next() else {
+                break;
+            };
             if self.first_payload {
                 self.first_payload = false;
                 self.take_early_negotiation(&payload)?;
                 continue;
             }
             let Some(tls) = &mut self.tls else { break };
-            let fed = tls.write_ciphertext(&payload).map_err(|e| KeyError::Tls(e.to_string()));
+            let fed = tls
+                .write_ciphertext(&payload)
+                .map_err(|e| KeyError::Tls(e.to_string()));
             tls.read_ciphertext(&mut self.outgoing);
             fed?;
-            tls.read_plaintext(&mut self.plaintext).map_err(|e| KeyError::Tls(e.to_string()))?;
+            tls.read_plaintext(&mut self.plaintext)
+                .map_err(|e| KeyError::Tls(e.to_string()))?;
             if self.plaintext.len() > MAX_PLAINTEXT {
-                return Err(KeyError::Peer("the peer's control message is too long".into()));
+                return Err(KeyError::Peer(
+                    "the peer's control message is too long".into(),
+                ));
             }
         }
         Ok(())
@@ -330,7 +354,9 @@ impl KeyState {
     }
 
     fn exchange_keys(&mut self, role: TlsRole) -> Result<(), KeyError> {
-        let Some(tls) = &mut self.tls else { return Ok(()) };
+        let Some(tls) = &mut self.tls else {
+            return Ok(());
+        };
         if tls.is_handshaking() {
             tls.read_ciphertext(&mut self.outgoing);
             return Ok(());
@@ -368,8 +394,11 @@ impl KeyState {
     }
 
     fn write_own_message(&mut self) -> Result<(), KeyError> {
-        let Some(tls) = &mut self.tls else { return Ok(()) };
-        tls.write_plaintext(&self.own_message).map_err(|e| KeyError::Tls(e.to_string()))?;
+        let Some(tls) = &mut self.tls else {
+            return Ok(());
+        };
+        tls.write_plaintext(&self.own_message)
+            .map_err(|e| KeyError::Tls(e.to_string()))?;
         tls.read_ciphertext(&mut self.outgoing);
         self.next_phase();
         Ok(())
@@ -396,7 +425,10 @@ impl KeyState {
             .max(64);
         while !self.outgoing.is_empty() && self.send.can_send() {
             let (opcode, room) = if self.next_is_wkc {
-                (Opcode::ControlWkcV1, room.saturating_sub(wrap.wkc_len()).max(64))
+                (
+                    Opcode::ControlWkcV1,
+                    room.saturating_sub(wrap.wkc_len()).max(64),
+                )
             } else {
                 (Opcode::ControlV1, room)
             };

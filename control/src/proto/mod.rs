@@ -4,10 +4,8 @@
 //! randomness: time, datagrams and commands come in, transmissions, events and a deadline go out.
 
 pub mod algorithm;
-pub mod algorithm;
 pub mod cookie;
 mod data_keys;
-pub mod error;
 pub mod error;
 pub mod key_derivation;
 pub mod key_exchange;

@@ -63,7 +63,6 @@ pub struct Pushed {
     pub framing: Option<Framing>,
 }
 
-
 /// Point-to-point negotiation. `exported_peer_id` is the 3-byte exporter value, when the TLS session
 /// can export. The error says what to change.
 pub fn point_to_point(
@@ -73,7 +72,11 @@ pub fn point_to_point(
     exported_peer_id: Option<u32>,
 ) -> Result<Negotiated, String> {
     let negotiates = peer.iv_proto & iv_proto::NCP_P2P != 0;
-    let common = if negotiates { peer.iv_proto & iv_proto::P2P } else { 0 };
+    let common = if negotiates {
+        peer.iv_proto & iv_proto::P2P
+    } else {
+        0
+    };
     let cipher = point_to_point_cipher(own, role, peer)?;
     let ekm = common & iv_proto::TLS_KEY_EXPORT != 0;
     let peer_id = (common & iv_proto::DATA_V2 != 0)
@@ -82,7 +85,11 @@ pub fn point_to_point(
     Ok(Negotiated {
         cipher,
         digest: own.digest,
-        format: if epoch { DataFormat::Epoch } else { DataFormat::Classic },
+        format: if epoch {
+            DataFormat::Epoch
+        } else {
+            DataFormat::Classic
+        },
         ekm,
         peer_id,
         cc_exit: common & iv_proto::CC_EXIT != 0,
@@ -99,7 +106,9 @@ pub fn pulled(
     occ_cipher: Option<&str>,
 ) -> Result<Negotiated, String> {
     let cipher = match pushed.cipher {
-        Some(cipher) if own.data_ciphers.contains(&cipher) || own.fallback == Some(cipher) => cipher,
+        Some(cipher) if own.data_ciphers.contains(&cipher) || own.fallback == Some(cipher) => {
+            cipher
+        }
         Some(cipher) => {
             return Err(format!(
                 "the server pushed cipher {}, which data-ciphers does not allow; add it there",
@@ -115,7 +124,11 @@ pub fn pulled(
     Ok(Negotiated {
         cipher,
         digest: own.digest,
-        format: if epoch { DataFormat::Epoch } else { DataFormat::Classic },
+        format: if epoch {
+            DataFormat::Epoch
+        } else {
+            DataFormat::Classic
+        },
         ekm: pushed.ekm,
         peer_id: pushed.peer_id,
         cc_exit: pushed.cc_exit,
@@ -160,7 +173,9 @@ fn unpushed_cipher(own: &Preferences, occ_cipher: Option<&str>) -> Result<Cipher
             .filter(|c| own.data_ciphers.contains(c) || own.fallback == Some(*c))
             .or(own.fallback)
             .ok_or_else(|| {
-                format!("the server uses cipher {name}, which data-ciphers does not allow; add it there")
+                format!(
+                    "the server uses cipher {name}, which data-ciphers does not allow; add it there"
+                )
             }),
     }
 }
@@ -222,14 +237,24 @@ mod tests {
         assert!(error.contains("data-ciphers-fallback"), "{error}");
         mine.fallback = Some(Cipher::Aes256Cbc);
         let n = point_to_point(&mine, TlsRole::Client, &silent, None).unwrap();
-        assert_eq!((n.cipher, n.peer_id, n.ekm), (Cipher::Aes256Cbc, None, false));
+        assert_eq!(
+            (n.cipher, n.peer_id, n.ekm),
+            (Cipher::Aes256Cbc, None, false)
+        );
     }
 
     #[test]
     fn a_pushed_cipher_must_be_allowed() {
         let mine = own(&[Cipher::Aes256Gcm]);
-        let pushed = Pushed { cipher: Some(Cipher::Aes256Cbc), ..Pushed::default() };
-        assert!(pulled(&mine, &pushed, None).unwrap_err().contains("AES-256-CBC"));
+        let pushed = Pushed {
+            cipher: Some(Cipher::Aes256Cbc),
+            ..Pushed::default()
+        };
+        assert!(
+            pulled(&mine, &pushed, None)
+                .unwrap_err()
+                .contains("AES-256-CBC")
+        );
         let n = pulled(&mine, &Pushed::default(), Some("AES-256-GCM")).unwrap();
         assert_eq!(n.cipher, Cipher::Aes256Gcm);
     }

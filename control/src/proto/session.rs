@@ -5,9 +5,9 @@ use std::time::Instant;
 use rand::rngs::StdRng;
 use ringway_dataplane::command::Endpoint;
 
+use super::key_derivation::KeySource;
 use super::key_state::{KeyError, KeyState, OwnMessage, Settings};
 use super::packet::{Opcode, SessionId};
-use super::key_derivation::KeySource;
 use super::tunnel::TunnelConfig;
 use super::wrap::{Wrap, WrapConfig};
 use super::{Now, TlsRole};
@@ -39,18 +39,26 @@ impl Session {
         Session {
             sid: SessionId::random(rng),
             next_key_id: 1,
-            primary: KeyState::new(0, reset, settings, own, KeySource::random(rng, settings.role)),
+            primary: KeyState::new(
+                0,
+                reset,
+                settings,
+                own,
+                KeySource::random(rng, settings.role),
+            ),
             wrap: Wrap::new(wrap, settings.role, now.unix as u32),
             dynamic: None,
         }
     }
 
     /// The wrapping of packets with this key_id.
-    pub(super) fn wrap_for(&mut self, key_id: u8) -> &mut Wrap {
-        match &mut self.dynamic {
+    pub(super) fn wrap_for(&mut self, key_id: u8, now: Now) -> &mut Wrap {
+        let wrap = match &mut self.dynamic {
             Some(dynamic) if key_id > 0 => dynamic,
             _ => &mut self.wrap,
-        }
+        };
+        wrap.set_clock(now.unix as u32);
+        wrap
     }
 
     /// Starts the next negotiation, our soft reset included; the old one's control traffic ends.
@@ -94,7 +102,7 @@ impl Session {
     /// Derives dynamic tls-crypt from the TLS session of key_id 0; later keys keep it.
     pub(super) fn enable_dynamic(
         &mut self,
-        label: &[u8],
+        label: &str,
         config: &TunnelConfig,
         now: Now,
     ) -> Result<(), String> {
@@ -103,9 +111,15 @@ impl Session {
         }
         let tls = self.primary.tls().ok_or("no TLS session")?;
         let mut exported = [0u8; 256];
-        tls.export(label, &mut exported).map_err(|e| e.to_string())?;
+        tls.export(label, &mut exported)
+            .map_err(|e| e.to_string())?;
         let fixed = config.wrap.static_key();
-        self.dynamic = Some(Wrap::dynamic(&exported, fixed, config.role, now.unix as u32));
+        self.dynamic = Some(Wrap::dynamic(
+            &exported,
+            fixed,
+            config.role,
+            now.unix as u32,
+        ));
         Ok(())
     }
 }

@@ -16,8 +16,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rand::rngs::StdRng;
 use rand::SeedableRng;
+use rand::rngs::StdRng;
 use ringway_dataplane::command::Endpoint;
 use ringway_dataplane::key_slot::{DataFormat, DataKeys};
 
@@ -25,7 +25,7 @@ use super::data_keys::{DataKeyTable, KeyChange};
 use super::key_derivation::{
     Key2, LABEL_DATA_KEYS, LABEL_DYNAMIC_TLS_CRYPT, LABEL_P2P_PEER_ID, prf_key2,
 };
-use super::key_state::{KeyError, KeyState, OwnMessage, Phase, Settings};
+use super::key_state::{KeyError, OwnMessage, Phase, Settings};
 use super::negotiate::{self, Negotiated, Preferences, Pushed};
 use super::occ;
 use super::packet::{Opcode, SessionId, peek};
@@ -379,7 +379,8 @@ impl Tunnel {
             self.active.primary.deadline(),
             self.untrusted.primary.deadline(),
             self.keys.deadline(),
-            self.reneg_at.filter(|_| self.active.primary.phase == Phase::Generated),
+            self.reneg_at
+                .filter(|_| self.active.primary.phase == Phase::Generated),
             self.pull.next_request,
             self.pull.give_up,
         ]
@@ -466,7 +467,8 @@ impl Tunnel {
     ) -> bool {
         let first = self.active.primary.peer_sid.is_none();
         // A server never begins a session with a pulling client, and `single-session` allows one.
-        if key_id != 0 || (!first && (self.config.mode == Mode::Pull || self.config.single_session)) {
+        if key_id != 0 || (!first && (self.config.mode == Mode::Pull || self.config.single_session))
+        {
             self.counters.refused_reset += 1;
             return false;
         }
@@ -488,7 +490,7 @@ impl Tunnel {
                 &mut self.rng,
             ))
         };
-        let Ok(packet) = session.wrap_for(0).unwrap(datagram) else {
+        let Ok(packet) = session.wrap_for(0, now).unwrap(datagram) else {
             self.counters.unwrap_failed += 1;
             return false;
         };
@@ -503,7 +505,10 @@ impl Tunnel {
         session.primary.peer_sid = Some(sid);
         session.primary.endpoint = Some(from);
         session.primary.receive(&packet, now.instant);
-        self.log(3, format!("TLS: Initial packet from {}, sid={sid:?}", from.remote));
+        self.log(
+            3,
+            format!("TLS: Initial packet from {}, sid={sid:?}", from.remote),
+        );
         if let Some(fresh) = fresh {
             self.untrusted = fresh;
         }
@@ -523,12 +528,15 @@ impl Tunnel {
             Slot::Active => &mut self.active,
             Slot::Untrusted => &mut self.untrusted,
         };
-        let moved = session.primary.endpoint.is_some_and(|e| e.remote != from.remote);
+        let moved = session
+            .primary
+            .endpoint
+            .is_some_and(|e| e.remote != from.remote);
         if moved && !self.config.float {
             self.counters.wrong_source += 1;
             return false;
         }
-        let Ok(packet) = session.wrap_for(key_id).unwrap(datagram) else {
+        let Ok(packet) = session.wrap_for(key_id, now).unwrap(datagram) else {
             self.counters.unwrap_failed += 1;
             return false;
         };
@@ -558,7 +566,10 @@ impl Tunnel {
         }
         if begins_rekey {
             self.keys.retire_sending(now.instant);
-            self.log(3, "TLS: soft reset, renegotiation begun by the peer".to_owned());
+            self.log(
+                3,
+                "TLS: soft reset, renegotiation begun by the peer".to_owned(),
+            );
         }
         true
     }
@@ -641,7 +652,8 @@ impl Tunnel {
         session.flush_alert(&self.settings);
         let mut datagram = Vec::new();
         while let Some(endpoint) = session.poll_transmit(now.instant, &mut datagram) {
-            self.farewell.push_back((endpoint, std::mem::take(&mut datagram)));
+            self.farewell
+                .push_back((endpoint, std::mem::take(&mut datagram)));
         }
     }
 
@@ -652,7 +664,10 @@ impl Tunnel {
 
     fn session_active(&mut self, now: Now) {
         if !self.check_identity() {
-            self.fail("tls-error", "the peer's certificate changed during the session".into());
+            self.fail(
+                "tls-error",
+                "the peer's certificate changed during the session".into(),
+            );
             return;
         }
         match self.config.mode {
@@ -673,8 +688,10 @@ impl Tunnel {
     /// Remembers the first certificate; a later negotiation must show the same. Logs the first.
     fn check_identity(&mut self) -> bool {
         let primary = &self.active.primary;
-        let Some(peer) = primary.tls().and_then(|t| t.peer()) else { return true };
-        let identity = peer.sha256_fingerprint();
+        let Some(peer) = primary.tls().and_then(|t| t.peer()) else {
+            return true;
+        };
+        let identity = peer.sha256;
         match self.peer_identity {
             Some(known) => known == identity,
             None => {
@@ -684,7 +701,7 @@ impl Tunnel {
                         Some(e) => e,
                         None => return false,
                     },
-                    common_name: peer.common_name().to_owned(),
+                    common_name: peer.common_name.clone(),
                     tls: primary.tls().map(|t| t.description()).unwrap_or_default(),
                 };
                 self.compare_options();
@@ -695,15 +712,21 @@ impl Tunnel {
     }
 
     fn compare_options(&mut self) {
-        let Some(message) = &self.active.primary.peer_message else { return };
+        let Some(message) = &self.active.primary.peer_message else {
+            return;
+        };
         for line in occ::compare(&self.own.options, &message.options) {
-            self.events.push_back(Event::Log(4, format!("WARNING: {line}")));
+            self.events
+                .push_back(Event::Log(4, format!("WARNING: {line}")));
         }
     }
 
     fn negotiate_point_to_point(&self) -> Result<Negotiated, String> {
         let primary = &self.active.primary;
-        let info = primary.peer_message.as_ref().and_then(|m| m.peer_info.as_deref());
+        let info = primary
+            .peer_message
+            .as_ref()
+            .and_then(|m| m.peer_info.as_deref());
         let peer = PeerInfo::parse(info.unwrap_or_default());
         let mut id = [0u8; 3];
         let exported = primary
@@ -720,18 +743,26 @@ impl Tunnel {
 
     /// Makes the data keys of the active negotiation.
     fn generate(&mut self, now: Now) {
-        let Some(negotiated) = self.negotiated.clone() else { return };
+        let Some(negotiated) = self.negotiated.clone() else {
+            return;
+        };
         let key2 = match self.derive(&negotiated) {
             Ok(key2) => key2,
             Err(text) => return self.fail("key-derivation", text),
         };
         if negotiated.dyn_tls_crypt
-            && let Err(text) = self.active.enable_dynamic(LABEL_DYNAMIC_TLS_CRYPT, &self.config, now)
+            && let Err(text) =
+                self.active
+                    .enable_dynamic(LABEL_DYNAMIC_TLS_CRYPT, &self.config, now)
         {
             return self.fail("key-derivation", text);
         }
-        let keys =
-            key2.data_keys(self.config.role, negotiated.cipher, negotiated.digest, negotiated.format);
+        let keys = key2.data_keys(
+            self.config.role,
+            negotiated.cipher,
+            negotiated.digest,
+            negotiated.format,
+        );
         let primary = &mut self.active.primary;
         primary.mark_generated();
         let key_id = primary.key_id;
@@ -745,10 +776,13 @@ impl Tunnel {
             Duration::ZERO => self.config.hand_window,
             reneg => reneg / 2,
         });
-        self.events.push_back(Event::InstallKey(key_id, Box::new(keys)));
-        self.keys.installed(key_id, key_id == 0, started + wait, now.instant);
+        self.events
+            .push_back(Event::InstallKey(key_id, Box::new(keys)));
+        self.keys
+            .installed(key_id, key_id == 0, started + wait, now.instant);
         self.usage = KeyUsage::default();
-        self.reneg_at = (!self.config.reneg_sec.is_zero()).then(|| now.instant + self.config.reneg_sec);
+        self.reneg_at =
+            (!self.config.reneg_sec.is_zero()).then(|| now.instant + self.config.reneg_sec);
     }
 
     fn derive(&self, negotiated: &Negotiated) -> Result<Key2, String> {
@@ -756,7 +790,8 @@ impl Tunnel {
         let tls = primary.tls().ok_or("no TLS session")?;
         if negotiated.ekm {
             let mut exported = [0u8; 256];
-            tls.export(LABEL_DATA_KEYS, &mut exported).map_err(|e| e.to_string())?;
+            tls.export(LABEL_DATA_KEYS, &mut exported)
+                .map_err(|e| e.to_string())?;
             return Ok(Key2::from_exporter(exported));
         }
         let peer_sid = primary.peer_sid.ok_or("no peer session id")?;
@@ -767,7 +802,11 @@ impl Tunnel {
             TlsRole::Client => prf_key2(own, &peer, self.active.sid, peer_sid),
             TlsRole::Server => prf_key2(&peer, own, peer_sid, self.active.sid),
         };
-        if key2.is_usable() { Ok(key2) } else { Err("derived an all-zero key".into()) }
+        if key2.is_usable() {
+            Ok(key2)
+        } else {
+            Err("derived an all-zero key".into())
+        }
     }
 
     // ---- rekey ---------------------------------------------------------------------------------
@@ -788,7 +827,9 @@ impl Tunnel {
             return false;
         }
         let u = &self.usage;
-        let Some(negotiated) = &self.negotiated else { return false };
+        let Some(negotiated) = &self.negotiated else {
+            return false;
+        };
         let over = |limit: u64, value: u64| limit > 0 && value >= limit;
         let aes_gcm = negotiated.cipher.is_aead() && negotiated.cipher.name().starts_with("AES");
         over(self.config.reneg_bytes, u.bytes)
@@ -807,7 +848,8 @@ impl Tunnel {
             return;
         }
         self.log(3, "TLS: soft reset, renegotiation begun".to_owned());
-        self.active.begin_key(&self.settings, &self.own, &mut self.rng);
+        self.active
+            .begin_key(&self.settings, &self.own, &mut self.rng);
         self.keys.retire_sending(now.instant);
         self.reneg_at = None;
         self.usage = KeyUsage::default();
@@ -828,7 +870,10 @@ impl Tunnel {
 
     fn push_request(&mut self, now: Now) {
         if self.pull.give_up.is_some_and(|t| now.instant >= t) {
-            self.fail("no-push-reply", "no PUSH_REPLY from the server; restarting".into());
+            self.fail(
+                "no-push-reply",
+                "no PUSH_REPLY from the server; restarting".into(),
+            );
             return;
         }
         if self.pull.next_request.is_some_and(|t| now.instant >= t) {
@@ -857,7 +902,8 @@ impl Tunnel {
                 if self.pull.give_up.is_some() {
                     self.pull.give_up = Some(now.instant + wait);
                 }
-                self.events.push_back(Event::Message(ControlMessage::AuthPending { timeout }));
+                self.events
+                    .push_back(Event::Message(ControlMessage::AuthPending { timeout }));
             }
             other => self.events.push_back(Event::Message(other)),
         }
@@ -902,7 +948,13 @@ impl Tunnel {
     // ---- helpers -------------------------------------------------------------------------------
 
     fn new_session(&mut self, now: Now) -> Session {
-        Session::new(&self.config.wrap, &self.settings, &self.own, now, &mut self.rng)
+        Session::new(
+            &self.config.wrap,
+            &self.settings,
+            &self.own,
+            now,
+            &mut self.rng,
+        )
     }
 
     fn log(&mut self, verb: u8, text: String) {

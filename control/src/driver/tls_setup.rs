@@ -1,0 +1,104 @@
+//! From checked options to TLS settings: reads the files that options name.
+
+use crate::config::options::{
+    CertProfile, Credentials, CrlVerify, Options, TlsVersion, VerifyX509Kind,
+};
+use crate::config::position::{FileOrInline, Source};
+use crate::host::password;
+use crate::proto::TlsRole;
+use crate::tls::{self, CrlSource, RemoteCertTls, TlsContext, TlsError, TlsSettings, X509NameType};
+
+/// The TLS context of these options, with warnings for the log. An encrypted key without `askpass`
+/// asks for its password.
+pub(super) fn context(options: &Options) -> Result<(TlsContext, Vec<String>), String> {
+    let mut settings = settings(options)?;
+    match TlsContext::new(&settings) {
+        Err(TlsError::KeyPasswordMissing) => {
+            settings.key_password = Some(password::key_passphrase(None)?);
+            TlsContext::new(&settings)
+        }
+        other => other,
+    }
+    .map_err(|e| e.to_string())
+}
+
+/// The settings with every file read.
+pub(crate) fn settings(options: &Options) -> Result<TlsSettings, String> {
+    let mut s = TlsSettings::new(options.tls_role);
+    s.ca = read(options.ca.as_ref())?.unwrap_or_default();
+    s.ca_path = options
+        .capath
+        .as_ref()
+        .and_then(|c| c.path())
+        .map(Into::into);
+    s.cert = read(options.cert.as_ref())?;
+    s.key = read(options.key.as_ref())?;
+    s.extra_certs = read(options.extra_certs.as_ref())?;
+    s.key_password = match &options.askpass {
+        None => None,
+        Some(Credentials::Ask) => Some(password::key_passphrase(None)?),
+        Some(Credentials::From(source)) => Some(password::key_passphrase(source.path())?),
+    };
+    s.remote_cert_tls = options.remote_cert_tls.map(|role| match role {
+        TlsRole::Server => RemoteCertTls::Server,
+        TlsRole::Client => RemoteCertTls::Client,
+    });
+    s.remote_cert_ku.clone_from(&options.remote_cert_ku);
+    s.remote_cert_eku.clone_from(&options.remote_cert_eku);
+    s.verify_x509_name = options.verify_x509_name.as_ref().map(|v| {
+        let kind = match v.kind {
+            VerifyX509Kind::Subject => X509NameType::Subject,
+            VerifyX509Kind::Name => X509NameType::Name,
+            VerifyX509Kind::NamePrefix => X509NameType::NamePrefix,
+        };
+        (v.name.clone(), kind)
+    });
+    s.x509_username_field
+        .clone_from(&options.x509_username_field);
+    s.peer_fingerprint.clone_from(&options.peer_fingerprint);
+    s.crl = match &options.crl_verify {
+        None => None,
+        Some(CrlVerify::Directory(source)) => source.path().map(|p| CrlSource::Dir(p.into())),
+        Some(CrlVerify::List(source)) => Some(match &source.data {
+            FileOrInline::Path(path) => CrlSource::File(path.clone()),
+            FileOrInline::Inline(text) => CrlSource::Inline(text.clone().into_bytes()),
+        }),
+    };
+    s.tls_version_min = Some(version(options.tls_version_min));
+    s.tls_version_max = Some(version(options.tls_version_max));
+    s.tls_cipher = joined(&options.tls_cipher);
+    s.tls_ciphersuites = joined(&options.tls_ciphersuites);
+    s.tls_groups = joined(&options.tls_groups);
+    s.tls_cert_profile = match options.tls_cert_profile {
+        CertProfile::Insecure => tls::CertProfile::Insecure,
+        CertProfile::Legacy => tls::CertProfile::Legacy,
+        CertProfile::Preferred => tls::CertProfile::Preferred,
+        CertProfile::SuiteB => tls::CertProfile::SuiteB,
+    };
+    Ok(s)
+}
+
+fn version(version: TlsVersion) -> tls::TlsVersion {
+    match version {
+        TlsVersion::V1_2 => tls::TlsVersion::V1_2,
+        TlsVersion::V1_3 => tls::TlsVersion::V1_3,
+    }
+}
+
+fn joined(names: &[String]) -> Option<String> {
+    (!names.is_empty()).then(|| names.join(":"))
+}
+
+fn read(source: Option<&Source>) -> Result<Option<Vec<u8>>, String> {
+    let Some(source) = source else {
+        return Ok(None);
+    };
+    source.read().map(Some).map_err(|e| {
+        format!(
+            "{}: {}: cannot read {}: {e}",
+            source.position,
+            source.option,
+            source.name()
+        )
+    })
+}
