@@ -1,3 +1,51 @@
-//! Measures Ringway beside its peers.
+//! Measures Ringway beside its peers, and shows it at work.
+//!
+//! * `demo`: one link from nothing, with real traffic and what it carried.
+//! * `compare`: Ringway against OpenVPN, interleaved in one run; writes a table and JSON.
+//!
+//! Both make their own network namespaces and remove them; both need root.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+mod compare;
+mod demo;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Measures Ringway beside its peers, and shows it at work")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build one link from nothing, send traffic through it, print what it carried.
+    Demo(demo::Options),
+    /// Measure Ringway against OpenVPN, interleaved in one run.
+    Compare(compare::Options),
+    /// The inside of a measurement: runs in a namespace, not meant for people.
+    #[command(subcommand, hide = true)]
+    Traffic(ringway_lab::helper::Task),
+}
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    if let Command::Traffic(task) = &cli.command {
+        return ringway_lab::helper::main(task);
+    }
+    let missing = ringway_lab::missing();
+    anyhow::ensure!(
+        missing.is_empty(),
+        "this needs {} (see ./demo.sh)",
+        missing.join(", ")
+    );
+    let me = std::env::current_exe()?;
+    ringway_lab::traffic::use_helper(vec![me.into(), "traffic".into()]);
+    match cli.command {
+        Command::Demo(options) => demo::run(&options),
+        Command::Compare(options) => compare::run(&options),
+        Command::Traffic(_) => Ok(()),
+    }
+}

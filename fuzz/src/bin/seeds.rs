@@ -1,0 +1,235 @@
+//! Writes the first inputs of each fuzz target into `fuzz/corpus/`, made by Ringway's own writers:
+//! `cd fuzz && cargo run --bin seeds`.
+
+use std::fs;
+use std::path::Path;
+
+use ringway::proto::TlsRole;
+use ringway::proto::key_exchange::KeyMessage;
+use ringway::proto::packet::{AckList, CLEAR_LEN, ControlPacket, EarlyFlags, Opcode, SessionId};
+use ringway_dataplane::cipher::Segment;
+use ringway_dataplane::offload::vnet_hdr::VnetHdr;
+use ringway_fuzz::{DATA_KINDS, WRAPS, data_keys, ip_packet, join, wraps};
+
+fn main() -> std::io::Result<()> {
+    control_packets()?;
+    key_messages()?;
+    texts()?;
+    data_packets()?;
+    super_packets()
+}
+
+fn save(target: &str, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("corpus")
+        .join(target);
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join(name), bytes)
+}
+
+fn packets() -> Vec<(&'static str, ControlPacket<'static>)> {
+    let reset = ControlPacket {
+        opcode: Opcode::HardResetClientV2,
+        key_id: 0,
+        session_id: SessionId([1; 8]),
+        acks: AckList::new(),
+        remote_session_id: None,
+        packet_id: Some(0),
+        payload: &[],
+    };
+    let answer = ControlPacket {
+        opcode: Opcode::HardResetServerV2,
+        acks: AckList::from_iter([0]),
+        remote_session_id: Some(SessionId([2; 8])),
+        ..reset.clone()
+    };
+    let hello = ControlPacket {
+        opcode: Opcode::ControlV1,
+        packet_id: Some(1),
+        payload: &[0x16, 3, 1, 0, 4, 1, 0, 0, 0],
+        ..answer.clone()
+    };
+    let ack = ControlPacket {
+        opcode: Opcode::AckV1,
+        packet_id: None,
+        ..answer.clone()
+    };
+    let soft = ControlPacket {
+        opcode: Opcode::SoftResetV1,
+        key_id: 1,
+        ..reset.clone()
+    };
+    vec![
+        ("reset", reset),
+        ("answer", answer),
+        ("hello", hello),
+        ("ack", ack),
+        ("soft", soft),
+    ]
+}
+
+fn control_packets() -> std::io::Result<()> {
+    for (name, packet) in packets() {
+        let mut bytes = packet.clear_header().to_vec();
+        packet.encode_rest(&mut bytes);
+        debug_assert!(bytes.len() > CLEAR_LEN);
+        save("control_packet", name, &bytes)?;
+        save("session", &format!("clear-{name}"), &join(&[&[0], &bytes]))?;
+        for kind in 0..WRAPS {
+            let (mut client, _) = wraps(kind);
+            let mut wrapped = vec![kind];
+            client.wrap(&packet, &mut wrapped);
+            save("wrap", &format!("{name}-{kind}"), &wrapped)?;
+        }
+    }
+    let mut early = Vec::new();
+    EarlyFlags { resend_wkc: true }.encode(&mut early);
+    save("control_packet", "early", &early)
+}
+
+fn key_messages() -> std::io::Result<()> {
+    let message = KeyMessage {
+        pre_master: Some([3; 48]),
+        random1: [4; 32],
+        random2: [5; 32],
+        options: "V4,dev-type tun,link-mtu 1549,tun-mtu 1500,proto UDPv4".to_owned(),
+        username: Some("user".to_owned()),
+        password: Some("secret".to_owned()),
+        peer_info: Some("IV_VER=2.6.14\nIV_PROTO=746\n".to_owned()),
+    };
+    save("key_message", "client", &message.encode(TlsRole::Client))?;
+    save("key_message", "server", &message.encode(TlsRole::Server))
+}
+
+fn texts() -> std::io::Result<()> {
+    save(
+        "push",
+        "reply",
+        b"PUSH_REPLY,route 10.7.0.0 255.255.0.0,route-gateway 10.9.0.1,topology subnet,ping 10,\
+          ping-restart 60,ifconfig 10.9.0.2 255.255.255.0,ifconfig-ipv6 fd00:9::1000/64 fd00:9::1,\
+          peer-id 0,cipher AES-256-GCM,protocol-flags cc-exit tls-ekm dyn-tls-crypt,tun-mtu 1500\0",
+    )?;
+    save(
+        "push",
+        "parts",
+        b"PUSH_REPLY,dhcp-option DNS 10.9.0.1,push-continuation 2\0\
+          PUSH_REPLY,redirect-gateway def1,push-continuation 1\0",
+    )?;
+    for (name, text) in [
+        (
+            "failed",
+            "AUTH_FAILED,CRV1:R,E:id:dXNlcg==:Enter the code\0",
+        ),
+        (
+            "pending",
+            "AUTH_PENDING,timeout 60\0INFO_PRE,OPEN_URL:https://example.org/\0",
+        ),
+        ("restart", "RESTART,[P]please\0HALT,bye\0EXIT\0"),
+        ("update", "PUSH_UPDATE,-route,route 10.8.0.0 255.255.0.0\0"),
+    ] {
+        save("push", name, text.as_bytes())?;
+    }
+    save(
+        "peer_info",
+        "openvpn",
+        b"IV_VER=2.6.14\nIV_PLAT=linux\nIV_TCPNL=1\nIV_MTU=1600\nIV_NCP=2\n\
+          IV_CIPHERS=AES-256-GCM:AES-128-GCM:CHACHA20-POLY1305\nIV_PROTO=990\nIV_SSO=openurl,crtext\n\
+          UV_SITE=north\n",
+    )?;
+    let occ =
+        "V4,dev-type tun,link-mtu 1549,tun-mtu 1500,proto UDPv4,auth SHA256,cipher AES-256-CBC";
+    save(
+        "occ",
+        "same",
+        format!("{occ}\n{occ},keysize 256,tls-client").as_bytes(),
+    )?;
+    save(
+        "occ",
+        "other",
+        format!("{occ}\nV4,dev-type tap,link-mtu 1,comp-lzo").as_bytes(),
+    )?;
+    save(
+        "config",
+        "point-to-point",
+        b"# a comment\ndev tun\nproto udp\nremote vpn.example.org 1194\ntls-client\n\
+          ifconfig 10.9.0.2 10.9.0.1\nca \"a b.crt\"\ncert c.crt ; more\nkey 'k.key'\n\
+          keepalive 10 60\ncipher AES-256-GCM\nsetenv opt frob 1\nup \"/bin/up with\\ blank\"\n",
+    )?;
+    save(
+        "config",
+        "client",
+        b"client\ndev tun\n<connection>\nremote a 1194 udp\n</connection>\n<connection>\n\
+          remote ::1 443 udp6\nexplicit-exit-notify 2\n</connection>\nremote-cert-tls server\n\
+          data-ciphers AES-256-GCM:?CHACHA20-POLY1305\nkey-direction 1\n<ca>\n-----BEGIN X-----\n\
+          -----END X-----\n</ca>\nroute 10.0.0.0 255.0.0.0 vpn_gateway 5\npull-filter ignore route\n\
+          redirect-gateway def1 bypass-dhcp\nignore-unknown-option x y\nx 1\nauth-user-pass\n",
+    )
+}
+
+fn data_packets() -> std::io::Result<()> {
+    let inner = ip_packet(false, false, 0, b"hello");
+    for kind in 0..DATA_KINDS * 4 {
+        let (mut send, _) = data_keys(kind);
+        let headroom = send.headroom();
+        let len = send.sealed_len(inner.len());
+        let mut sealed = vec![0u8; len];
+        sealed[headroom..headroom + inner.len()].copy_from_slice(&inner);
+        send.seal(
+            &mut sealed,
+            &[Segment {
+                start: 0,
+                len: inner.len(),
+            }],
+        );
+        let mut input = vec![kind];
+        input.extend_from_slice(&sealed);
+        save("data_open", &format!("kind-{kind}"), &input)?;
+    }
+    save("inner_packet", "udp4", &inner)?;
+    let mut syn = ip_packet(false, true, 1, &[2, 4, 0x05, 0xb4]);
+    // Data offset 24 bytes, SYN: the payload becomes an MSS option.
+    (syn[32], syn[33]) = (0x60, 0x02);
+    save("inner_packet", "syn4", &syn)?;
+    let mut syn = ip_packet(true, true, 1, &[2, 4, 0x05, 0xa0]);
+    (syn[52], syn[53]) = (0x60, 0x02);
+    save("inner_packet", "syn6", &syn)?;
+    save(
+        "inner_packet",
+        "big6",
+        &ip_packet(true, false, 0, &[7; 1460]),
+    )
+}
+
+fn super_packets() -> std::io::Result<()> {
+    for (v6, tcp) in [(false, true), (true, true), (false, false), (true, false)] {
+        let name = format!(
+            "{}{}",
+            if tcp { "tcp" } else { "udp" },
+            if v6 { 6 } else { 4 }
+        );
+        let ip_len = if v6 { 40 } else { 20 };
+        let header = VnetHdr {
+            flags: VnetHdr::NEEDS_CSUM,
+            gso_type: match (tcp, v6) {
+                (true, false) => VnetHdr::GSO_TCPV4,
+                (true, true) => VnetHdr::GSO_TCPV6,
+                (false, _) => VnetHdr::GSO_UDP_L4,
+            },
+            hdr_len: ip_len + if tcp { 20 } else { 8 },
+            gso_size: 100,
+            csum_start: ip_len,
+            csum_offset: if tcp { 16 } else { 6 },
+        };
+        let mut input = header.to_bytes().to_vec();
+        input.extend_from_slice(&ip_packet(v6, tcp, 1, &[9; 350]));
+        save("split", &name, &input)?;
+        let train: Vec<Vec<u8>> = (0..5)
+            .map(|i| ip_packet(v6, tcp, 1 + i * 100, &[i as u8; 100]))
+            .collect();
+        let train: Vec<&[u8]> = train.iter().map(Vec::as_slice).collect();
+        let mut input = vec![3];
+        input.extend_from_slice(&join(&train));
+        save("coalesce", &name, &input)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! Every role, wrap, cipher and outside family, each carrying everything an interface carries.
+//!
+//! A plain run covers each value at least once; `RINGWAY_LAB_FULL=1` runs every combination.
+
+use anyhow::{Context as _, Result};
+use ringway_lab::certs::KeyKind;
+use ringway_lab::link::{Cipher, LinkSpec, Mode, Outside, Wrap};
+use ringway_lab::peer::Peer;
+use ringway_lab::{full, note, ready, traffic};
+
+use Cipher::{Aes128CbcSha1, Aes256CbcSha256, Aes256Gcm, ChaCha20Poly1305};
+use Outside::{V4, V6};
+use Wrap::{Plain, TlsAuth, TlsCrypt, TlsCryptV2};
+
+/// Who plays which part.
+#[derive(Clone, Copy, Debug)]
+enum Roles {
+    /// Ringway is the point-to-point `tls-server`, OpenVPN the `tls-client`.
+    TlsServer,
+    /// Ringway is the point-to-point `tls-client`, OpenVPN the `tls-server`.
+    TlsClient,
+    /// Ringway pulls from OpenVPN's `server`.
+    PullClient,
+    /// Ringway on both ends, point-to-point.
+    Both,
+}
+
+macro_rules! cases {
+    ($($name:ident: $roles:ident, $wrap:ident, $cipher:ident, $outside:ident, $keys:ident;)*) => {
+        $(#[test]
+        fn $name() -> Result<()> {
+            if !ready(stringify!($name)) {
+                return Ok(());
+            }
+            case(Roles::$roles, $wrap, $cipher, $outside, KeyKind::$keys)
+        })*
+    };
+}
+
+cases! {
+    tls_server_plain_gcm_v4: TlsServer, Plain, Aes256Gcm, V4, EcdsaP256;
+    tls_server_auth_chacha_v6: TlsServer, TlsAuth, ChaCha20Poly1305, V6, Rsa2048;
+    tls_server_crypt_cbc128_v4: TlsServer, TlsCrypt, Aes128CbcSha1, V4, EcdsaP256;
+    tls_client_auth_gcm_v6: TlsClient, TlsAuth, Aes256Gcm, V6, EcdsaP256;
+    tls_client_plain_cbc256_v4: TlsClient, Plain, Aes256CbcSha256, V4, Rsa2048;
+    tls_client_crypt_chacha_v4: TlsClient, TlsCrypt, ChaCha20Poly1305, V4, EcdsaP256;
+    pull_crypt_v2_gcm_v4: PullClient, TlsCryptV2, Aes256Gcm, V4, Rsa2048;
+    pull_crypt_cbc256_v6: PullClient, TlsCrypt, Aes256CbcSha256, V6, EcdsaP256;
+    pull_plain_cbc128_v4: PullClient, Plain, Aes128CbcSha1, V4, EcdsaP256;
+    both_crypt_gcm_v6: Both, TlsCrypt, Aes256Gcm, V6, EcdsaP256;
+    both_auth_cbc256_v4: Both, TlsAuth, Aes256CbcSha256, V4, EcdsaP256;
+}
+
+#[test]
+fn every_combination() -> Result<()> {
+    if !full() || !ready("every_combination") {
+        return Ok(());
+    }
+    let mut failed = Vec::new();
+    let mut count = 0;
+    for roles in [
+        Roles::TlsServer,
+        Roles::TlsClient,
+        Roles::PullClient,
+        Roles::Both,
+    ] {
+        for wrap in [Plain, TlsAuth, TlsCrypt, TlsCryptV2] {
+            if wrap == TlsCryptV2 && !matches!(roles, Roles::PullClient) {
+                continue;
+            }
+            for cipher in [Aes256Gcm, ChaCha20Poly1305, Aes256CbcSha256, Aes128CbcSha1] {
+                for outside in [V4, V6] {
+                    count += 1;
+                    if let Err(error) = case(roles, wrap, cipher, outside, KeyKind::EcdsaP256) {
+                        note(&format!("FAILED: {error:#}"));
+                        failed.push(format!("{roles:?} {wrap:?} {cipher:?} {outside:?}"));
+                    }
+                }
+            }
+        }
+    }
+    note(&format!("{count} combinations, {} failed", failed.len()));
+    assert!(failed.is_empty(), "{failed:#?}");
+    Ok(())
+}
+
+fn case(roles: Roles, wrap: Wrap, cipher: Cipher, outside: Outside, keys: KeyKind) -> Result<()> {
+    let start = std::time::Instant::now();
+    let subject = Peer::subject();
+    let (client, server, mode) = match roles {
+        Roles::TlsServer => (Peer::OpenVpn, subject, Mode::PointToPoint),
+        Roles::TlsClient => (subject, Peer::OpenVpn, Mode::PointToPoint),
+        Roles::PullClient => (subject, Peer::OpenVpn, Mode::Pull),
+        Roles::Both => (subject, subject, Mode::PointToPoint),
+    };
+    let spec = LinkSpec {
+        mode,
+        wrap,
+        cipher,
+        outside,
+        keys,
+        ..LinkSpec::new(client, server)
+    };
+    let mut link = spec.start()?;
+    let up = start.elapsed();
+    link.check(|link| traffic::everything(link, 4 << 20))?;
+    link.check(|link| {
+        // The cipher asked for is the one in use, in the words both programs share.
+        let text = format!("Data Channel: cipher '{}'", cipher.name());
+        anyhow::ensure!(
+            link.client.count(&text) > 0,
+            "the client does not use {text}"
+        );
+        anyhow::ensure!(
+            link.server.count(&text) > 0,
+            "the server does not use {text}"
+        );
+        link.stop().context("stopping")
+    })?;
+    note(&format!(
+        "{}: up after {:.1} s, all in {:.1} s",
+        spec.title(),
+        up.as_secs_f64(),
+        start.elapsed().as_secs_f64()
+    ));
+    Ok(())
+}
