@@ -444,7 +444,7 @@ impl<'p> Attempt<'p> {
         };
         self.program
             .credentials
-            .use_token(pulled.auth_token_user.clone(), token.clone());
+            .use_token(pulled.auth_token_user.clone(), token.as_str().to_owned());
         let (username, password) = self.program.credentials.current();
         self.tunnel
             .handle_command(now(), tunnel::Command::Credentials { username, password });

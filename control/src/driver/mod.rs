@@ -10,6 +10,7 @@
 
 mod attempt;
 mod credentials;
+mod devices;
 mod interface;
 mod keepalive;
 mod remotes;
@@ -32,6 +33,8 @@ use interface::Interface;
 use remotes::{Remotes, Target};
 use report::Totals;
 
+use crate::cli::TunRequest;
+use crate::config::diagnostic::Diagnostic;
 use crate::config::options::{Connection, Options, RemapSignal};
 use crate::config::pushed::PulledOptions;
 use crate::config::{self, Loaded};
@@ -99,6 +102,27 @@ pub fn run(args: &[String]) -> u8 {
             Ending::Restart { .. } => {}
         }
     }
+}
+
+/// What `ringway check` has to say about certificates and keys.
+pub fn certificate_findings(options: &Options) -> Vec<Diagnostic> {
+    tls_setup::findings(options)
+}
+
+/// `--mktun`.
+///
+/// # Errors
+/// One line for a person.
+pub fn make_tun(request: &TunRequest) -> Result<(), String> {
+    devices::make(request)
+}
+
+/// `--rmtun`.
+///
+/// # Errors
+/// One line for a person.
+pub fn remove_tun(request: &TunRequest) -> Result<(), String> {
+    devices::remove(request)
 }
 
 fn run_configured(loaded: Loaded, detached: &mut bool) -> Ending {

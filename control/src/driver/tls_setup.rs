@@ -1,5 +1,6 @@
 //! From checked options to TLS settings: reads the files that options name.
 
+use crate::config::diagnostic::{Diagnostic, Severity};
 use crate::config::options::{
     CertProfile, Credentials, CrlVerify, Options, TlsVersion, VerifyX509Kind,
 };
@@ -20,6 +21,49 @@ pub(super) fn context(options: &Options) -> Result<(TlsContext, Vec<String>), St
         other => other,
     }
     .map_err(|e| e.to_string())
+}
+
+/// Findings about every certificate, key and list, placed at the option that names it.
+pub(super) fn findings(options: &Options) -> Vec<Diagnostic> {
+    // A check never asks for a password; unreadable files are reported by the check itself.
+    let mut quiet = options.clone();
+    if matches!(quiet.askpass, Some(Credentials::Ask)) {
+        quiet.askpass = None;
+    }
+    let Ok(settings) = settings(&quiet) else {
+        return Vec::new();
+    };
+    let findings = tls::inspect::inspect(&settings);
+    let worth_a_line = |f: &tls::inspect::Finding| f.severity > tls::inspect::Severity::Info;
+    findings
+        .into_iter()
+        .filter(worth_a_line)
+        .map(|f| placed(options, f))
+        .collect()
+}
+
+fn placed(options: &Options, finding: tls::inspect::Finding) -> Diagnostic {
+    let source = match finding.what {
+        "ca" => options.ca.as_ref().or(options.capath.as_ref()),
+        "cert" => options.cert.as_ref(),
+        "key" => options.key.as_ref(),
+        "crl-verify" => match &options.crl_verify {
+            Some(CrlVerify::List(source) | CrlVerify::Directory(source)) => Some(source),
+            None => None,
+        },
+        _ => None,
+    };
+    let severity = match finding.severity {
+        tls::inspect::Severity::Error => Severity::Error,
+        _ => Severity::Warning,
+    };
+    Diagnostic {
+        severity,
+        file: source.map_or_else(String::new, |s| s.position.file.to_string()),
+        line: source.map_or(0, |s| s.position.line),
+        option: finding.what.to_owned(),
+        message: finding.message,
+    }
 }
 
 /// The settings with every file read.
