@@ -1,5 +1,5 @@
 //! Writes the first inputs of each fuzz target into `fuzz/corpus/`, made by Ringway's own writers:
-//! `cd fuzz && cargo run --bin seeds`.
+//! `cd fuzz && cargo run --example seeds`.
 
 use std::fs;
 use std::path::Path;
