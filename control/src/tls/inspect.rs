@@ -130,7 +130,14 @@ impl Report {
         let intermediates: Vec<_> = rest.iter().map(|cert| cert.der.clone()).collect();
         let algorithms =
             rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
-        match rules.judge(&leaf.der, &intermediates, unix_time(now), &algorithms) {
+        let verdict = rules.judge(
+            &leaf.der,
+            &intermediates,
+            unix_time(now),
+            &algorithms,
+            &mut Vec::new(),
+        );
+        match verdict {
             Ok(_) => self.add(
                 Severity::Info,
                 "cert",

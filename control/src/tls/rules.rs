@@ -127,15 +127,15 @@ impl Rules {
         &self.hints
     }
 
-    /// Judges a chain. `Ok`: the peer, and lines for the log.
+    /// Judges a chain. Lines for the log are added to `log`, also when it is refused.
     pub(super) fn judge(
         &self,
         end_entity: &[u8],
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
         algorithms: &WebPkiSupportedAlgorithms,
-    ) -> Result<(PeerCertificate, Vec<String>), Refusal> {
-        let mut log = Vec::new();
+        log: &mut Vec<String>,
+    ) -> Result<PeerCertificate, Refusal> {
         let leaf = Certificate::from_der(end_entity).map_err(|err| Refusal {
             line: format!("VERIFY ERROR: depth=0, error={err}"),
             kind: CertificateError::BadEncoding,
@@ -146,21 +146,23 @@ impl Rules {
         } else {
             self.chain(leaf, intermediates, now, algorithms)?
         };
+        let mut common_name = String::new();
         for (depth, cert) in chain.iter().enumerate().rev() {
-            self.check_cert(&chain, depth, seconds, algorithms, &mut log)?;
+            self.check_cert(&chain, depth, seconds, algorithms, log)?;
+            if depth == 0 {
+                common_name = self.username(cert)?;
+                self.check_leaf(cert, &common_name, log)?;
+            }
             log.push(format!("VERIFY OK: depth={depth}, {}", cert.subject));
         }
         let leaf = &chain[0];
-        let common_name = self.username(leaf)?;
-        self.check_leaf(leaf, &common_name, &mut log)?;
-        let peer = PeerCertificate {
+        Ok(PeerCertificate {
             common_name,
             subject: leaf.subject.clone(),
             serial: leaf.serial.clone(),
             sha256: leaf.sha256(),
             chain,
-        };
-        Ok((peer, log))
+        })
     }
 
     /// Fingerprints without a CA: any certificate will do as long as it is that one.
@@ -509,10 +511,10 @@ impl Rules {
             log.push("VERIFY EKU OK".to_owned());
         }
         if let Some((name, kind)) = &self.x509_name {
-            let (found, matches) = match kind {
-                X509NameType::Subject => (leaf.subject.as_str(), leaf.subject == *name),
-                X509NameType::Name => (common_name, common_name == name),
-                X509NameType::NamePrefix => (common_name, common_name.starts_with(name.as_str())),
+            let matches = match kind {
+                X509NameType::Subject => leaf.subject == *name,
+                X509NameType::Name => common_name == name,
+                X509NameType::NamePrefix => common_name.starts_with(name.as_str()),
             };
             if !matches {
                 let must = match kind {
@@ -520,10 +522,11 @@ impl Rules {
                     X509NameType::NamePrefix => "must begin with",
                 };
                 return Err(own_refusal(format!(
-                    "VERIFY X509NAME ERROR: {found}, {must} {name}"
+                    "VERIFY X509NAME ERROR: {}, {must} {name}",
+                    leaf.subject
                 )));
             }
-            log.push(format!("VERIFY X509NAME OK: {found}"));
+            log.push(format!("VERIFY X509NAME OK: {}", leaf.subject));
         }
         Ok(())
     }
@@ -541,7 +544,10 @@ impl Rules {
                         .replace(':', "")
                         .to_uppercase()
                 )),
-                None => leaf.attribute(field),
+                // `cn` was good for `CN` in old configurations.
+                None => leaf
+                    .attribute(field)
+                    .or_else(|| leaf.attribute(&field.to_uppercase())),
             };
             let Some(part) = part.filter(|text| !text.is_empty()) else {
                 return Err(own_refusal(format!(
