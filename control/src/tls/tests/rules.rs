@@ -112,7 +112,7 @@ fn a_server_refuses_a_strange_client() {
         );
         let line = results.0.unwrap_err().to_string();
         assert!(
-            line.starts_with("TLS error: the peer refused with alert"),
+            line.starts_with("TLS Error: the peer refused with alert"),
             "{line}"
         );
         assert!(link.server.peer().is_none());
