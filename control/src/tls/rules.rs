@@ -42,8 +42,10 @@ pub(super) struct Rules {
     store: TrustStore,
     crl: CrlState,
     hints: Vec<DistinguishedName>,
+    /// The extension must be there, and one of the masks contained in it, if there are any.
     key_usage: Option<Vec<u16>>,
-    extended_key_usage: Option<String>,
+    /// All of these must be there.
+    extended_key_usage: Vec<String>,
     ns_cert_type: Option<RemoteCertTls>,
     x509_name: Option<(String, X509NameType)>,
     username_field: Vec<String>,
@@ -78,13 +80,16 @@ impl Rules {
         if settings.remote_cert_tls.is_some() || !settings.remote_cert_ku.is_empty() {
             key_usage = Some(settings.remote_cert_ku.clone());
         }
+        let by_side = settings.remote_cert_tls.map(|side| match side {
+            RemoteCertTls::Server => EKU_SERVER.to_owned(),
+            RemoteCertTls::Client => EKU_CLIENT.to_owned(),
+        });
         let extended_key_usage = settings
             .remote_cert_eku
             .clone()
-            .or(settings.remote_cert_tls.map(|side| match side {
-                RemoteCertTls::Server => EKU_SERVER.to_owned(),
-                RemoteCertTls::Client => EKU_CLIENT.to_owned(),
-            }));
+            .into_iter()
+            .chain(by_side)
+            .collect();
         let username_field = if settings.x509_username_field.is_empty() {
             vec!["CN".to_owned()]
         } else {
@@ -392,7 +397,7 @@ impl Rules {
             }
         }
 
-        let verdict = if is_anchor && !cert.is_self_issued() {
+        let verdict = if self.ignores_chain() {
             self.crl.check_serial_only(cert)
         } else {
             let issuer = chain.get(depth + 1).unwrap_or(cert);
@@ -491,7 +496,7 @@ impl Rules {
             }
             log.push("VERIFY KU OK".to_owned());
         }
-        if let Some(wanted) = &self.extended_key_usage {
+        for wanted in &self.extended_key_usage {
             let list = leaf.extended_key_usage.as_deref().unwrap_or_default();
             let matches = list
                 .iter()

@@ -434,8 +434,6 @@ fn remote_cert_tls_and_usages() {
         "VERIFY EKU ERROR: C=DE, O=Example, CN=gw1 has ext",
     );
     client.remote_cert_tls = Some(RemoteCertTls::Server);
-    let (_, server, _) = pair(|_| {});
-    drop(server);
     let strict = |change: fn(&mut CertificateParams)| {
         let (mut client, server, _) = pair(change);
         client.remote_cert_tls = Some(RemoteCertTls::Server);
@@ -478,6 +476,8 @@ fn remote_cert_tls_and_usages() {
         ("TLS Web Client Authentication", false),
         ("1.3.6.1.5.5.7.3.9", false),
     ] {
+        // Both options count when both are given.
+        client.remote_cert_tls = Some(RemoteCertTls::Server);
         client.remote_cert_eku = Some(eku.to_owned());
         let verdict = client_verdict(&client, &pki.settings(Server));
         assert_eq!(verdict.is_ok(), accepted, "{eku} {verdict:?}");
