@@ -130,7 +130,14 @@ impl Certificate {
             spki_der: cert.public_key().raw.to_vec(),
         };
         for extension in cert.extensions() {
-            out.take_extension(extension.parsed_extension())?;
+            let oid = names::oid_text(&extension.oid);
+            match extension.parsed_extension() {
+                // What decides about trust must be understood; the rest may be odd.
+                ParsedExtension::ParseError { error } if DECISIVE_EXTENSIONS.contains(&&*oid) => {
+                    return Err(format!("its extension {oid} cannot be read ({error})"));
+                }
+                parsed => out.take_extension(parsed),
+            }
         }
         Ok(out)
     }
@@ -268,7 +275,7 @@ impl Certificate {
         out
     }
 
-    fn take_extension(&mut self, extension: &ParsedExtension<'_>) -> Result<(), String> {
+    fn take_extension(&mut self, extension: &ParsedExtension<'_>) {
         match extension {
             ParsedExtension::BasicConstraints(value) => {
                 self.basic_constraints = Some((value.ca, value.path_len_constraint));
@@ -317,14 +324,18 @@ impl Certificate {
                     })
                     .collect();
             }
-            ParsedExtension::ParseError { error } => {
-                return Err(format!("has an extension that cannot be read ({error})"));
-            }
             _ => {}
         }
-        Ok(())
     }
 }
+
+/// Basic constraints, key usage, extended key usage, Netscape certificate type.
+const DECISIVE_EXTENSIONS: [&str; 4] = [
+    "2.5.29.19",
+    "2.5.29.15",
+    "2.5.29.37",
+    "2.16.840.1.113730.1.1",
+];
 
 /// Extended key usage "TLS server", dotted.
 pub const EKU_SERVER: &str = "1.3.6.1.5.5.7.3.1";
@@ -640,3 +651,99 @@ const SIGNATURES: &[(&str, &str, usize)] = &[
     ("2.16.840.1.101.3.4.3.18", "ML-DSA-65", 192),
     ("2.16.840.1.101.3.4.3.19", "ML-DSA-87", 256),
 ];
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CERT: &[u8] = include_bytes!("testdata/odd_subject.pem");
+
+    #[test]
+    fn pem_with_text_around_and_odd_line_ends() {
+        let plain = certificates_from_pem(CERT).unwrap();
+        let text = std::str::from_utf8(CERT).unwrap();
+        let odd = format!(
+            "Certificate:\n  Version: 3\r\n  {}\n# trailing: words",
+            text.replace('\n', " \r\n\t")
+        );
+        let again = certificates_from_pem(odd.as_bytes()).unwrap();
+        assert_eq!(again.len(), 1);
+        assert_eq!(again[0].der, plain[0].der);
+        // OpenSSL's trusted form has more behind the certificate.
+        let mut trusted = plain[0].der.to_vec();
+        trusted.extend([0x30, 0x02, 0x05, 0x00]);
+        let trusted = format!(
+            "-----BEGIN TRUSTED CERTIFICATE-----\n{}\n-----END TRUSTED CERTIFICATE-----\n",
+            base64::engine::general_purpose::STANDARD.encode(trusted)
+        );
+        let again = certificates_from_pem(trusted.as_bytes()).unwrap();
+        assert_eq!(again[0].der, plain[0].der);
+    }
+
+    #[test]
+    fn broken_pem_is_named() {
+        for (text, message) in [
+            ("-----BEGIN CERTIFICATE-----\nAAAA\n", "has no end"),
+            ("-----END CERTIFICATE-----\n", "without its beginning"),
+            (
+                "-----BEGIN CERTIFICATE-----\n-----END PRIVATE KEY-----\n",
+                "is closed by",
+            ),
+            (
+                "-----BEGIN CERTIFICATE-----\nA*==\n-----END CERTIFICATE-----\n",
+                "not valid base64",
+            ),
+            (
+                "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+                "certificate 1: not a valid X.509",
+            ),
+        ] {
+            let err = certificates_from_pem(text.as_bytes()).unwrap_err();
+            assert!(err.contains(message), "{err}");
+        }
+        assert_eq!(certificates_from_pem(b"").unwrap().len(), 0);
+    }
+
+    #[test]
+    fn signed_parts_cover_the_whole() {
+        let cert = &certificates_from_pem(CERT).unwrap()[0];
+        let (signed, algorithm, signature) = signed_parts(&cert.der).unwrap();
+        assert_eq!(signed, &cert.der[4..4 + signed.len()]);
+        assert!(!algorithm.is_empty() && !signature.is_empty());
+        assert!(public_key_parts(&cert.spki_der).is_some());
+        let mut longer = cert.der.to_vec();
+        longer.push(0);
+        assert!(signed_parts(&longer).is_none());
+        assert!(Certificate::from_der(&longer).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_certificates_do_not_panic(
+            flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut der = certificates_from_pem(CERT).unwrap()[0].der.to_vec();
+            for (at, value) in flips {
+                let at = at.index(der.len());
+                der[at] = value;
+            }
+            if let Ok(cert) = Certificate::from_der(&der) {
+                prop_assert!(!cert.subject.chars().any(|c| c.is_ascii_control()));
+                let env = cert_env(&[cert]);
+                prop_assert!(!env.iter().any(|(_, value)| value.contains('\n')));
+            }
+            let _ = signed_parts(&der[..cut.index(der.len())]);
+            let _ = Certificate::from_der(&der[..cut.index(der.len())]);
+        }
+
+        #[test]
+        fn any_bytes_as_pem(text in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = pem_blocks(&text);
+            let _ = signed_parts(&text);
+            let _ = public_key_parts(&text);
+        }
+    }
+}

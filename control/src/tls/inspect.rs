@@ -6,6 +6,7 @@
 use super::certs::{Certificate, certificates_from_pem};
 use super::crl::{CrlSource, lists_from_pem};
 use super::rules::Rules;
+use super::trust::TrustStore;
 use super::{TlsContext, TlsError, TlsSettings, VerifyClientCert, keys, now_unix};
 use crate::proto::TlsRole;
 use rustls_pki_types::UnixTime;
@@ -70,24 +71,37 @@ impl Report {
     }
 
     fn authorities(&mut self, settings: &TlsSettings, now: i64) {
-        match certificates_from_pem(&settings.ca) {
-            Ok(certs) => {
-                for cert in &certs {
-                    self.certificate("ca", cert, cert.is_self_issued(), now);
-                    if cert.is_self_issued() && !cert.may_sign() {
-                        self.add(
-                            Severity::Warning,
-                            "ca",
-                            format!(
-                                "certificate {} is no CA: it is accepted only from the peer \
-                                 that shows this very certificate",
-                                cert.subject
-                            ),
-                        );
-                    }
-                }
+        let store = match TrustStore::load(settings, &mut Vec::new()) {
+            Ok((store, _)) => store,
+            Err(err) => return self.add(Severity::Error, "ca", without_prefix(&err, "ca")),
+        };
+        let is_usable = |cert: &Certificate| {
+            let in_dates = (cert.not_before..=cert.not_after).contains(&now);
+            cert.is_self_issued() && in_dates && cert.unsupported(true).is_empty()
+        };
+        // A renewed root beside an old one makes the old one harmless.
+        let fault = if store.certs.iter().any(is_usable) {
+            Severity::Warning
+        } else {
+            Severity::Error
+        };
+        for cert in &store.certs {
+            let is_root = cert.is_self_issued();
+            self.certificate("ca", cert, now, fault);
+            for text in cert.unsupported(is_root) {
+                self.add(fault, "ca", format!("certificate {} {text}", cert.subject));
             }
-            Err(err) => self.add(Severity::Error, "ca", err),
+            if is_root && !cert.may_sign() {
+                self.add(
+                    Severity::Warning,
+                    "ca",
+                    format!(
+                        "certificate {} is no CA: it is accepted only from the peer that shows \
+                         this very certificate",
+                        cert.subject
+                    ),
+                );
+            }
         }
     }
 
@@ -105,8 +119,23 @@ impl Report {
                 Err(err) => self.add(Severity::Error, "cert", format!("extra-certs: {err}")),
             }
         }
-        for cert in &chain {
-            self.certificate("cert", cert, false, now);
+        for (index, cert) in chain.iter().enumerate() {
+            self.certificate("cert", cert, now, Severity::Error);
+            // Peers other than this program may take what this one refuses, but nobody can sign
+            // with a key that is not supported.
+            let unusable = cert.unsupported(true);
+            for text in cert.unsupported(false) {
+                let fault = if index == 0 && unusable.contains(&text) {
+                    Severity::Error
+                } else {
+                    Severity::Warning
+                };
+                self.add(
+                    fault,
+                    "cert",
+                    format!("certificate {} {text}", cert.subject),
+                );
+            }
         }
         let Some((leaf, rest)) = chain.split_first() else {
             return self.add(Severity::Error, "cert", "no certificate found in it");
@@ -130,7 +159,14 @@ impl Report {
         let intermediates: Vec<_> = rest.iter().map(|cert| cert.der.clone()).collect();
         let algorithms =
             rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
-        match rules.judge(&leaf.der, &intermediates, unix_time(now), &algorithms) {
+        let verdict = rules.judge(
+            &leaf.der,
+            &intermediates,
+            unix_time(now),
+            &algorithms,
+            &mut Vec::new(),
+        );
+        match verdict {
             Ok(_) => self.add(
                 Severity::Info,
                 "cert",
@@ -147,7 +183,7 @@ impl Report {
         }
     }
 
-    fn certificate(&mut self, what: &'static str, cert: &Certificate, is_anchor: bool, now: i64) {
+    fn certificate(&mut self, what: &'static str, cert: &Certificate, now: i64, fault: Severity) {
         let name = format!("certificate {}", cert.subject);
         let from = date(cert.not_before);
         let until = date(cert.not_after);
@@ -163,26 +199,15 @@ impl Report {
             ),
         );
         if now > cert.not_after {
-            self.add(
-                Severity::Error,
-                what,
-                format!("{name} has expired on {until}"),
-            );
+            self.add(fault, what, format!("{name} has expired on {until}"));
         } else if now < cert.not_before {
-            self.add(
-                Severity::Error,
-                what,
-                format!("{name} is not valid before {from}"),
-            );
+            self.add(fault, what, format!("{name} is not valid before {from}"));
         } else if days < SOON_DAYS {
             self.add(
                 Severity::Warning,
                 what,
                 format!("{name} expires in {days} days, on {until}"),
             );
-        }
-        for fault in cert.unsupported(is_anchor) {
-            self.add(Severity::Error, what, format!("{name} {fault}"));
         }
     }
 

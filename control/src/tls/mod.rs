@@ -273,7 +273,7 @@ pub enum TlsError {
     #[error("{0}")]
     Verify(String),
     /// The peer broke the protocol, speaks none we do, or refused us.
-    #[error("TLS error: {0}")]
+    #[error("TLS Error: {0}")]
     Peer(String),
     /// Called out of turn.
     #[error("TLS misuse: {0}")]

@@ -42,8 +42,10 @@ pub(super) struct Rules {
     store: TrustStore,
     crl: CrlState,
     hints: Vec<DistinguishedName>,
+    /// The extension must be there, and one of the masks contained in it, if there are any.
     key_usage: Option<Vec<u16>>,
-    extended_key_usage: Option<String>,
+    /// All of these must be there.
+    extended_key_usage: Vec<String>,
     ns_cert_type: Option<RemoteCertTls>,
     x509_name: Option<(String, X509NameType)>,
     username_field: Vec<String>,
@@ -78,13 +80,16 @@ impl Rules {
         if settings.remote_cert_tls.is_some() || !settings.remote_cert_ku.is_empty() {
             key_usage = Some(settings.remote_cert_ku.clone());
         }
+        let by_side = settings.remote_cert_tls.map(|side| match side {
+            RemoteCertTls::Server => EKU_SERVER.to_owned(),
+            RemoteCertTls::Client => EKU_CLIENT.to_owned(),
+        });
         let extended_key_usage = settings
             .remote_cert_eku
             .clone()
-            .or(settings.remote_cert_tls.map(|side| match side {
-                RemoteCertTls::Server => EKU_SERVER.to_owned(),
-                RemoteCertTls::Client => EKU_CLIENT.to_owned(),
-            }));
+            .into_iter()
+            .chain(by_side)
+            .collect();
         let username_field = if settings.x509_username_field.is_empty() {
             vec!["CN".to_owned()]
         } else {
@@ -127,15 +132,15 @@ impl Rules {
         &self.hints
     }
 
-    /// Judges a chain. `Ok`: the peer, and lines for the log.
+    /// Judges a chain. Lines for the log are added to `log`, also when it is refused.
     pub(super) fn judge(
         &self,
         end_entity: &[u8],
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
         algorithms: &WebPkiSupportedAlgorithms,
-    ) -> Result<(PeerCertificate, Vec<String>), Refusal> {
-        let mut log = Vec::new();
+        log: &mut Vec<String>,
+    ) -> Result<PeerCertificate, Refusal> {
         let leaf = Certificate::from_der(end_entity).map_err(|err| Refusal {
             line: format!("VERIFY ERROR: depth=0, error={err}"),
             kind: CertificateError::BadEncoding,
@@ -146,21 +151,23 @@ impl Rules {
         } else {
             self.chain(leaf, intermediates, now, algorithms)?
         };
+        let mut common_name = String::new();
         for (depth, cert) in chain.iter().enumerate().rev() {
-            self.check_cert(&chain, depth, seconds, algorithms, &mut log)?;
+            self.check_cert(&chain, depth, seconds, algorithms, log)?;
+            if depth == 0 {
+                common_name = self.username(cert)?;
+                self.check_leaf(cert, &common_name, log)?;
+            }
             log.push(format!("VERIFY OK: depth={depth}, {}", cert.subject));
         }
         let leaf = &chain[0];
-        let common_name = self.username(leaf)?;
-        self.check_leaf(leaf, &common_name, &mut log)?;
-        let peer = PeerCertificate {
+        Ok(PeerCertificate {
             common_name,
             subject: leaf.subject.clone(),
             serial: leaf.serial.clone(),
             sha256: leaf.sha256(),
             chain,
-        };
-        Ok((peer, log))
+        })
     }
 
     /// Fingerprints without a CA: any certificate will do as long as it is that one.
@@ -390,7 +397,7 @@ impl Rules {
             }
         }
 
-        let verdict = if is_anchor && !cert.is_self_issued() {
+        let verdict = if self.ignores_chain() {
             self.crl.check_serial_only(cert)
         } else {
             let issuer = chain.get(depth + 1).unwrap_or(cert);
@@ -489,7 +496,7 @@ impl Rules {
             }
             log.push("VERIFY KU OK".to_owned());
         }
-        if let Some(wanted) = &self.extended_key_usage {
+        for wanted in &self.extended_key_usage {
             let list = leaf.extended_key_usage.as_deref().unwrap_or_default();
             let matches = list
                 .iter()
@@ -509,10 +516,10 @@ impl Rules {
             log.push("VERIFY EKU OK".to_owned());
         }
         if let Some((name, kind)) = &self.x509_name {
-            let (found, matches) = match kind {
-                X509NameType::Subject => (leaf.subject.as_str(), leaf.subject == *name),
-                X509NameType::Name => (common_name, common_name == name),
-                X509NameType::NamePrefix => (common_name, common_name.starts_with(name.as_str())),
+            let matches = match kind {
+                X509NameType::Subject => leaf.subject == *name,
+                X509NameType::Name => common_name == name,
+                X509NameType::NamePrefix => common_name.starts_with(name.as_str()),
             };
             if !matches {
                 let must = match kind {
@@ -520,10 +527,11 @@ impl Rules {
                     X509NameType::NamePrefix => "must begin with",
                 };
                 return Err(own_refusal(format!(
-                    "VERIFY X509NAME ERROR: {found}, {must} {name}"
+                    "VERIFY X509NAME ERROR: {}, {must} {name}",
+                    leaf.subject
                 )));
             }
-            log.push(format!("VERIFY X509NAME OK: {found}"));
+            log.push(format!("VERIFY X509NAME OK: {}", leaf.subject));
         }
         Ok(())
     }
@@ -541,7 +549,10 @@ impl Rules {
                         .replace(':', "")
                         .to_uppercase()
                 )),
-                None => leaf.attribute(field),
+                // `cn` was good for `CN` in old configurations.
+                None => leaf
+                    .attribute(field)
+                    .or_else(|| leaf.attribute(&field.to_uppercase())),
             };
             let Some(part) = part.filter(|text| !text.is_empty()) else {
                 return Err(own_refusal(format!(

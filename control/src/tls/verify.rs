@@ -59,14 +59,15 @@ impl PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Error> {
+        let mut log = Vec::new();
         let verdict = self
             .rules
-            .judge(end_entity, intermediates, now, &self.algorithms);
+            .judge(end_entity, intermediates, now, &self.algorithms, &mut log);
         let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        outcome.log.extend(log);
         match verdict {
-            Ok((peer, log)) => {
+            Ok(peer) => {
                 outcome.peer = Some(peer);
-                outcome.log.extend(log);
                 Ok(())
             }
             Err(refusal) => {

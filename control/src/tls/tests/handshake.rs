@@ -201,11 +201,11 @@ fn nothing_in_common_is_explained() {
     server.tls_version_min = Some(TlsVersion::V1_3);
     let results = Link::new(&client, &server).run(usize::MAX);
     let text = results.1.unwrap_err().to_string();
-    assert!(text.starts_with("TLS error: "), "{text}");
+    assert!(text.starts_with("TLS Error: "), "{text}");
     let text = results.0.unwrap_err().to_string();
     assert_eq!(
         text,
-        "TLS error: the peer refused with alert ProtocolVersion"
+        "TLS Error: the peer refused with alert ProtocolVersion"
     );
 
     let mut client = pki.settings(Client);
@@ -331,7 +331,7 @@ fn client_certificates_by_choice() {
             assert!(link.server.peer().is_none());
             if !accepted {
                 let text = results.1.unwrap_err().to_string();
-                assert_eq!(text, "TLS error: the peer showed no certificate");
+                assert_eq!(text, "TLS Error: the peer showed no certificate");
             }
         }
     }

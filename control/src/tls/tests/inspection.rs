@@ -97,13 +97,13 @@ fn every_fault_is_reported_in_one_run() {
     let findings = inspect(&settings);
     assert!(has(
         &findings,
-        Severity::Error,
+        Severity::Warning,
         "ca",
         "CN=sha1 is signed with ecdsa-with-SHA1"
     ));
     assert!(has(
         &findings,
-        Severity::Error,
+        Severity::Warning,
         "cert",
         "CN=old is X.509 v1"
     ));
@@ -162,5 +162,30 @@ fn encrypted_key_without_password_is_no_error() {
         Severity::Error,
         "key",
         "no private key"
+    ));
+}
+
+#[test]
+fn an_old_root_is_harmless_beside_its_successor() {
+    let pki = Pki::new();
+    let mut old = ca_params("Old CA");
+    old.not_after = OffsetDateTime::now_utc() - Duration::days(3);
+    let old = self_signed(old, ec_key());
+    let mut settings = pki.settings(Client);
+    settings.ca.extend(old.pem.as_bytes());
+    let findings = inspect(&settings);
+    assert_eq!(worst(&findings), Severity::Warning, "{findings:#?}");
+    assert!(has(
+        &findings,
+        Severity::Warning,
+        "ca",
+        "CN=Old CA has expired on "
+    ));
+    settings.ca = old.pem.into_bytes();
+    assert!(has(
+        &inspect(&settings),
+        Severity::Error,
+        "ca",
+        "CN=Old CA has expired on "
     ));
 }

@@ -234,3 +234,21 @@ fn bad_sources_are_named_at_start() {
         assert!(err.contains(text), "{err}");
     }
 }
+
+#[test]
+fn lists_do_not_matter_to_fingerprints_alone() {
+    // There is no issuer whose list could be believed.
+    let own = self_signed(ca_params("gw1"), ec_key());
+    let mut client = settings_for(Client, &self_signed(ca_params("alice"), ec_key()));
+    client.peer_fingerprint = vec![own.sha256()];
+    client.crl = Some(CrlSource::Inline(
+        self_signed(ca_params("gw1"), ec_key()).crl(&[], -1),
+    ));
+    let mut server = settings_for(Server, &own);
+    server.peer_fingerprint = vec![[0; 32]];
+    server.verify_client_cert = crate::tls::VerifyClientCert::None;
+    let context = TlsContext::new(&client).unwrap().0;
+    let (result, log) = verdict(&context, &server);
+    assert_eq!(result, Ok(()));
+    assert_eq!(log, ["VERIFY OK: depth=0, C=DE, O=Example, CN=gw1"]);
+}
