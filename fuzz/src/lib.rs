@@ -2,6 +2,8 @@
 //!
 //! Everything here is fixed, so that an input means the same in every run.
 
+pub mod tunnels;
+
 use ringway::proto::TlsRole;
 use ringway::proto::wrap::{StaticKey, Wrap, WrapConfig};
 use ringway_dataplane::framing::Framing;

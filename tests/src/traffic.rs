@@ -169,9 +169,13 @@ impl UdpStream {
     /// # Errors
     /// When a helper fails, or when a datagram arrived damaged.
     pub fn finish(self) -> Result<UdpOutcome> {
+        self.finish_after(Duration::from_millis(300))
+    }
+
+    fn finish_after(self, settle: Duration) -> Result<UdpOutcome> {
         let patience = Duration::from_secs_f64(self.seconds + 15.0);
         let sent: SendReport = self.sender.finish(patience).context("UDP sender")?;
-        std::thread::sleep(Duration::from_millis(300));
+        std::thread::sleep(settle);
         let report: UdpReport = self
             .receiver
             .finish(Duration::from_secs(15))
@@ -272,8 +276,10 @@ fn udp_both_ways(link: &Link, family: usize) -> Result<()> {
             ));
         }
     }
+    // All end at the same time: only the first has to wait for what is under way.
+    let mut settle = Duration::from_millis(300);
     for (target, size, stream) in streams {
-        let outcome = stream.finish()?;
+        let outcome = stream.finish_after(std::mem::take(&mut settle))?;
         if outcome.lost() > 0 || outcome.sent < 100 {
             bail!("UDP with {size} bytes to {target}: {outcome:?}");
         }

@@ -1,5 +1,5 @@
 //! Writes the first inputs of each fuzz target into `fuzz/corpus/`, made by Ringway's own writers:
-//! `cd fuzz && cargo run --bin seeds`.
+//! `cd fuzz && cargo run --example seeds`.
 
 use std::fs;
 use std::path::Path;
@@ -16,7 +16,8 @@ fn main() -> std::io::Result<()> {
     key_messages()?;
     texts()?;
     data_packets()?;
-    super_packets()
+    super_packets()?;
+    sessions()
 }
 
 fn save(target: &str, name: &str, bytes: &[u8]) -> std::io::Result<()> {
@@ -74,7 +75,11 @@ fn control_packets() -> std::io::Result<()> {
         packet.encode_rest(&mut bytes);
         debug_assert!(bytes.len() > CLEAR_LEN);
         save("control_packet", name, &bytes)?;
-        save("session", &format!("clear-{name}"), &join(&[&[0], &bytes]))?;
+        // A forged packet into an unwrapped session, then the session goes on.
+        let mut session = vec![0, 0, 0xe0, bytes.len() as u8];
+        session.extend_from_slice(&bytes);
+        session.extend_from_slice(&[0; 24]);
+        save("session", &format!("forged-{name}"), &session)?;
         for kind in 0..WRAPS {
             let (mut client, _) = wraps(kind);
             let mut wrapped = vec![kind];
@@ -230,6 +235,33 @@ fn super_packets() -> std::io::Result<()> {
         let mut input = vec![3];
         input.extend_from_slice(&join(&train));
         save("coalesce", &name, &input)?;
+    }
+    Ok(())
+}
+
+fn sessions() -> std::io::Result<()> {
+    for kind in 0..3u8 {
+        // Enough deliveries for a handshake, then an hour in which keys are renewed, then more.
+        let mut good = vec![kind];
+        good.extend_from_slice(&[0; 60]);
+        for _ in 0..60 {
+            good.extend_from_slice(&[0xc0, 240]);
+        }
+        good.extend_from_slice(&[0; 60]);
+        save("session", &format!("good-{kind}"), &good)?;
+        let mut lossy = vec![kind];
+        for step in 0..60u8 {
+            lossy.push(if step % 5 == 0 { 0x60 } else { 0 });
+            if step % 7 == 0 {
+                lossy.extend_from_slice(&[0xc0, 9]);
+            }
+        }
+        save("session", &format!("lossy-{kind}"), &lossy)?;
+        save(
+            "session",
+            &format!("damaged-{kind}"),
+            &[kind, 0, 0xa3, 20, 0x80, 0, 0xc0, 12, 0, 0],
+        )?;
     }
     Ok(())
 }
