@@ -28,6 +28,8 @@ pub(super) struct DataKeyTable {
     sending: Option<u8>,
     /// The key that sends next, and from when.
     next: Option<(u8, Instant)>,
+    /// When the newest key was made.
+    newest: Option<Instant>,
 }
 
 impl DataKeyTable {
@@ -37,15 +39,21 @@ impl DataKeyTable {
             keys: Vec::new(),
             sending: None,
             next: None,
+            newest: None,
         }
     }
 
-    /// A key was made. With `new_session` every older key belongs to a session that is gone.
+    /// A key was made by a negotiation that began at `started`. With `new_session` every older key
+    /// belongs to a session that is gone. `longest` is the longest deferral of the new key.
+    ///
+    /// The deferral is also at most half the time since the key before: the peer may renegotiate
+    /// more often than we would, and forgets the old key when its next renegotiation begins.
     pub(super) fn installed(
         &mut self,
         key_id: u8,
         new_session: bool,
-        defer_until: Instant,
+        started: Instant,
+        longest: Duration,
         now: Instant,
     ) {
         self.keys.retain(|k| k.key_id != key_id);
@@ -61,11 +69,16 @@ impl DataKeyTable {
             key_id,
             must_die: None,
         });
+        let since_last = self
+            .newest
+            .replace(now)
+            .map(|t| started.saturating_duration_since(t));
+        let wait = since_last.map_or(longest, |d| longest.min(d / 2));
         let at = if new_session || self.sending.is_none() {
             now
         } else {
             // Never so late that the peer has already forgotten the old key.
-            defer_until
+            (started + wait)
                 .max(now + SETTLE)
                 .min(now + self.tran_window / 2)
         };
@@ -134,31 +147,48 @@ mod tests {
     use super::*;
 
     const S: Duration = Duration::from_secs(1);
+    const HAND: Duration = Duration::from_secs(60);
 
     #[test]
     fn the_first_key_sends_at_once_and_the_second_waits() {
         let t = Instant::now();
         let mut keys = DataKeyTable::new(3600 * S);
-        keys.installed(0, true, t + 60 * S, t);
+        keys.installed(0, true, t, HAND, t);
         assert_eq!(keys.poll(t), [KeyChange::Use(0)]);
-        keys.retire_sending(t + 100 * S);
-        keys.installed(1, false, t + 160 * S, t + 101 * S);
-        assert_eq!(keys.poll(t + 159 * S), []);
+        keys.retire_sending(t + 1000 * S);
+        keys.installed(1, false, t + 1000 * S, HAND, t + 1001 * S);
+        assert_eq!(keys.poll(t + 1059 * S), []);
         assert_eq!(keys.sending(), Some(0));
-        assert_eq!(keys.poll(t + 160 * S), [KeyChange::Use(1)]);
-        assert_eq!(keys.poll(t + 3699 * S), []);
-        assert_eq!(keys.poll(t + 3700 * S), [KeyChange::Remove(0)]);
+        assert_eq!(keys.poll(t + 1060 * S), [KeyChange::Use(1)]);
+        assert_eq!(keys.poll(t + 4599 * S), []);
+        assert_eq!(keys.poll(t + 4600 * S), [KeyChange::Remove(0)]);
+    }
+
+    #[test]
+    fn a_peer_that_rekeys_often_never_sees_a_key_it_forgot() {
+        let t = Instant::now();
+        let mut keys = DataKeyTable::new(3600 * S);
+        keys.installed(0, true, t, HAND, t);
+        keys.poll(t);
+        for n in 1..6u32 {
+            // The peer knows keys n-1 and n until it begins key n+1, eight seconds later.
+            let begin = t + n * 8 * S;
+            keys.retire_sending(begin);
+            keys.installed(n as u8, false, begin, HAND, begin);
+            keys.poll(begin + 7 * S);
+            assert_eq!(keys.sending(), Some(n as u8));
+        }
     }
 
     #[test]
     fn a_new_session_ends_every_older_key() {
         let t = Instant::now();
         let mut keys = DataKeyTable::new(3600 * S);
-        keys.installed(0, true, t, t);
+        keys.installed(0, true, t, HAND, t);
         keys.poll(t);
-        keys.installed(1, false, t, t);
+        keys.installed(1, false, t, HAND, t);
         keys.poll(t + 2 * S);
-        keys.installed(0, true, t + 60 * S, t + 3 * S);
+        keys.installed(0, true, t, HAND, t + 3 * S);
         assert_eq!(
             keys.poll(t + 3 * S),
             [KeyChange::Use(0), KeyChange::Remove(1)]
@@ -169,10 +199,10 @@ mod tests {
     fn a_short_transition_window_does_not_strand_the_sender() {
         let t = Instant::now();
         let mut keys = DataKeyTable::new(2 * S);
-        keys.installed(0, true, t, t);
+        keys.installed(0, true, t, HAND, t);
         keys.poll(t);
-        keys.retire_sending(t + 10 * S);
-        keys.installed(1, false, t + 70 * S, t + 10 * S);
-        assert_eq!(keys.poll(t + 11 * S), [KeyChange::Use(1)]);
+        keys.retire_sending(t + 1000 * S);
+        keys.installed(1, false, t + 1000 * S, HAND, t + 1000 * S);
+        assert_eq!(keys.poll(t + 1001 * S), [KeyChange::Use(1)]);
     }
 }

@@ -37,7 +37,7 @@ const MAX_PLAINTEXT: usize = 16 * 1024;
 
 /// How far a negotiation has come, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
+pub(super) enum Phase {
     /// Waiting for a peer address.
     Initial,
     /// Own reset is on its way.
@@ -56,7 +56,7 @@ pub enum Phase {
 
 /// Why a negotiation ended.
 #[derive(Debug, thiserror::Error)]
-pub enum KeyError {
+pub(super) enum KeyError {
     /// `hand-window` ran out.
     #[error(
         "TLS key negotiation failed to occur within {0} seconds (check your network connectivity)"

@@ -779,7 +779,7 @@ impl Tunnel {
         self.events
             .push_back(Event::InstallKey(key_id, Box::new(keys)));
         self.keys
-            .installed(key_id, key_id == 0, started + wait, now.instant);
+            .installed(key_id, key_id == 0, started, wait, now.instant);
         self.usage = KeyUsage::default();
         self.reneg_at =
             (!self.config.reneg_sec.is_zero()).then(|| now.instant + self.config.reneg_sec);
