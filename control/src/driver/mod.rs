@@ -18,6 +18,7 @@ mod report;
 mod setup;
 mod tls_setup;
 
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,7 +46,7 @@ use crate::host::script::{self, Hook};
 use crate::host::signals::{Signal, Signals};
 use crate::log;
 use crate::proto::Now;
-use crate::proto::push::AuthFailed;
+use crate::proto::push::{Advance, AuthFailed};
 use crate::proto::tunnel::{Mode, TunnelConfig};
 use crate::tls::{TlsContext, TlsSession, cert_env};
 
@@ -56,27 +57,57 @@ pub(crate) enum Ending {
     Exit(u8),
     /// A fault that no restart mends; the text is the one line for the person.
     Fatal(String),
-    /// SIGUSR1: try again, with the next remote after `advance`.
+    /// SIGUSR1: try again.
     Restart {
-        /// Why, for the log.
-        reason: String,
         /// A wait the server asked for, seconds.
         backoff: Option<u64>,
+        /// Where to try next, if the server said so.
+        advance: Option<Advance>,
     },
     /// SIGHUP: read the configuration again.
     Reload,
 }
 
 impl Ending {
-    fn restart(reason: impl Into<String>) -> Self {
-        Ending::Restart {
-            reason: reason.into(),
-            backoff: None,
-        }
-    }
+    const RESTART: Ending = Ending::Restart {
+        backoff: None,
+        advance: None,
+    };
 
     fn fatal(text: impl Into<String>) -> Self {
         Ending::Fatal(text.into())
+    }
+}
+
+/// What brought the last end about: a signal from outside, or a reason of our own that is treated
+/// like one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// Somebody sent this signal.
+    Signal(Signal),
+    /// `ping-restart`, `tls-error`, ...
+    Reason(&'static str),
+}
+
+impl Cause {
+    /// The line that tells of an end, worded as OpenVPN does. `signal` is what the end amounts to.
+    fn line(self, signal: &str, what: &str) -> String {
+        match self {
+            // A signal that `remap-usr1` turned into another keeps being somebody's.
+            Cause::Signal(sent) if sent == Signal::Int && signal == Signal::Term.name() => {
+                format!("{}[hard,] received, process {what}", sent.name())
+            }
+            Cause::Signal(_) => format!("{signal}[hard,] received, process {what}"),
+            Cause::Reason(reason) => format!("{signal}[soft,{reason}] received, process {what}"),
+        }
+    }
+
+    /// The variable `signal` of `down` scripts.
+    fn script_name(self) -> &'static str {
+        match self {
+            Cause::Signal(signal) => signal.script_name(),
+            Cause::Reason(reason) => reason,
+        }
     }
 }
 
@@ -92,7 +123,7 @@ pub fn run(args: &[String]) -> u8 {
             }
         };
         match run_configured(loaded, &mut detached) {
-            Ending::Reload => log::notice!("SIGHUP received, restarting"),
+            Ending::Reload => {}
             Ending::Exit(code) => return code,
             Ending::Fatal(text) => {
                 log::error!("{text}");
@@ -151,7 +182,15 @@ fn run_configured(loaded: Loaded, detached: &mut bool) -> Ending {
         Err(ending) => return ending,
     };
     let ending = program.run_attempts();
-    program.close_interface(false);
+    program.close_interface();
+    let signal = match ending {
+        Ending::Exit(_) => Some((Signal::Term, "exiting")),
+        Ending::Reload => Some((Signal::Hup, "restarting")),
+        Ending::Fatal(_) | Ending::Restart { .. } => None,
+    };
+    if let Some((signal, what)) = signal {
+        log::notice!("{}", program.cause.line(signal.name(), what));
+    }
     ending
 }
 
@@ -192,8 +231,10 @@ pub(crate) struct Program {
     pulled_digest: Option<[u8; 32]>,
     totals: Totals,
     last_status: Option<Instant>,
-    last_reason: String,
-    has_run: bool,
+    /// Why the last attempt ended.
+    cause: Cause,
+    /// The environment before anything is known of a peer.
+    base_env: ScriptEnv,
 }
 
 impl Program {
@@ -222,12 +263,12 @@ impl Program {
             privileges: Some(privileges),
             interface: None,
             interface_options: None,
+            base_env: env.clone(),
             env,
             pulled_digest: None,
             totals: Totals::default(),
             last_status: None,
-            last_reason: String::new(),
-            has_run: false,
+            cause: Cause::Reason("unknown"),
         })
     }
 
@@ -237,6 +278,9 @@ impl Program {
                 Ok(target) => target,
                 Err(ending) => return ending,
             };
+            if self.interface.is_none() {
+                self.env = self.base_env.clone();
+            }
             if let Err(error) = self.credentials.prepare(&self.options) {
                 return Ending::fatal(error);
             }
@@ -245,12 +289,17 @@ impl Program {
                 Err(ending) => ending,
             };
             self.credentials.used();
-            let Ending::Restart { reason, backoff } = ending else {
-                return ending;
+            let Ending::Restart { backoff, advance } = remap(&self.options, ending.clone()) else {
+                return remap(&self.options, ending);
             };
-            log::notice!("SIGUSR1[soft,{reason}] received, process restarting");
-            if !self.options.persist_tun {
-                self.close_interface(true);
+            if self.persist_tun() {
+                self.note_restart(Hook::Down);
+            } else {
+                self.close_interface();
+            }
+            log::notice!("{}", self.cause.line(Signal::Usr1.name(), "restarting"));
+            if let Some(advance) = advance {
+                self.remotes.steer(advance);
             }
             if let Some(max) = self.options.connect_retry_max
                 && self.remotes.round() >= max
@@ -269,13 +318,6 @@ impl Program {
     }
 
     fn next_target(&mut self) -> Result<Target, Ending> {
-        if self.options.persist_remote_ip
-            && self.has_run
-            && let Some(target) = self.remotes.current()
-        {
-            return Ok(target.clone());
-        }
-        self.has_run = true;
         let mut interrupted = None;
         let options = self.options.clone();
         let signals = &mut self.signals;
@@ -289,18 +331,18 @@ impl Program {
         );
         match (target, interrupted) {
             (Some(target), _) => Ok(target),
-            (None, Some(ending)) => Err(ending),
+            (None, Some((ending, signal))) => {
+                self.cause = Cause::Signal(signal);
+                Err(ending)
+            }
             (None, None) => Err(Ending::fatal("no remote could be resolved")),
         }
     }
 
     fn sleep(&mut self, wait: Duration) -> Option<Ending> {
-        sleep_for_signal(&mut self.signals, wait, &self.options)
-    }
-
-    /// `remap-usr1`
-    fn remapped(&self, ending: Ending) -> Ending {
-        remap(&self.options, ending)
+        let (ending, signal) = sleep_for_signal(&mut self.signals, wait, &self.options)?;
+        self.cause = Cause::Signal(signal);
+        Some(ending)
     }
 
     fn tunnel_config(&self, target: &Target, mode: Mode) -> Result<TunnelConfig, Ending> {
@@ -333,19 +375,47 @@ impl Program {
     // ---- interface, scripts, privileges --------------------------------------------------------
 
     /// Opens the device with these effective options.
-    fn open_interface(&mut self, options: &Options, connection: &Connection) -> Result<(), Ending> {
-        let restart = self.interface_options.is_some();
+    fn open_interface(
+        &mut self,
+        options: &Options,
+        connection: &Connection,
+        remote: Option<IpAddr>,
+    ) -> Result<(), Ending> {
         let interface =
-            Interface::open(options, connection, &mut self.env, restart).map_err(Ending::fatal)?;
+            Interface::open(options, connection, remote, &mut self.env).map_err(Ending::fatal)?;
         self.interface = Some(interface);
         self.interface_options = Some(options.clone());
         Ok(())
     }
 
-    fn close_interface(&mut self, restart: bool) {
+    fn close_interface(&mut self) {
         if let (Some(interface), Some(options)) = (self.interface.take(), &self.interface_options) {
-            self.env.set("signal", &self.last_reason);
-            interface.close(options, &mut self.env, restart);
+            self.env.set("signal", self.cause.script_name());
+            interface.close(options, &mut self.env);
+        }
+    }
+
+    /// The device stays over a restart: `persist-tun`, possibly pushed.
+    fn persist_tun(&self) -> bool {
+        self.options.persist_tun
+            || self
+                .interface_options
+                .as_ref()
+                .is_some_and(|o| o.persist_tun)
+    }
+
+    /// A device is kept over a restart: `up-restart` runs `down` before it and `up` after it.
+    fn note_restart(&mut self, hook: Hook) {
+        let (Some(interface), Some(options)) = (&self.interface, &self.interface_options) else {
+            return;
+        };
+        if hook == Hook::Up {
+            log::notice!("Preserving previous TUN/TAP instance: {}", interface.name());
+        } else {
+            self.env.set("signal", self.cause.script_name());
+        }
+        if options.up_restart {
+            interface.run_restart(options, hook, &mut self.env);
         }
     }
 
@@ -464,7 +534,11 @@ impl Program {
     }
 }
 
+/// `remap-usr1`, for restarts of every cause.
 fn remap(options: &Options, ending: Ending) -> Ending {
+    if !matches!(ending, Ending::Restart { .. }) {
+        return ending;
+    }
     match options.remap_usr1 {
         Some(RemapSignal::Sighup) => Ending::Reload,
         Some(RemapSignal::Sigterm) => Ending::Exit(0),
@@ -472,21 +546,22 @@ fn remap(options: &Options, ending: Ending) -> Ending {
     }
 }
 
-/// Waits, or returns what a signal asks for.
-fn sleep_for_signal(signals: &mut Signals, wait: Duration, options: &Options) -> Option<Ending> {
+/// Waits, or returns what a signal asks for, and which it was.
+fn sleep_for_signal(
+    signals: &mut Signals,
+    wait: Duration,
+    options: &Options,
+) -> Option<(Ending, Signal)> {
     let end = Instant::now() + wait;
     loop {
         for signal in signals.pending() {
             match signal {
-                Signal::Term | Signal::Int => {
-                    log::notice!("event: {} received, exiting", signal.name());
-                    return Some(Ending::Exit(0));
-                }
-                Signal::Hup => return Some(Ending::Reload),
+                Signal::Term | Signal::Int => return Some((Ending::Exit(0), signal)),
+                Signal::Hup => return Some((Ending::Reload, signal)),
                 Signal::Usr1 => {
-                    return match remap(options, Ending::restart("usr1")) {
+                    return match remap(options, Ending::RESTART) {
                         Ending::Restart { .. } => None,
-                        other => Some(other),
+                        other => Some((other, signal)),
                     };
                 }
                 Signal::Usr2 => log::notice!("no tunnel is up; no statistics"),

@@ -84,6 +84,7 @@ pub(super) fn keepalive(options: &Options, pulled: Option<&PulledOptions>) -> Ke
     };
     KeepaliveConfig {
         ping: Duration::from_secs(options.ping),
+        needs_peer: options.ping_timer_rem,
         ping_restart: Duration::from_secs(restart),
         ping_exit: Duration::from_secs(options.ping_exit),
         inactive: options.inactive,
