@@ -252,6 +252,7 @@ fn config(role: TlsRole, wrap: WrapConfig, remote: Endpoint) -> TunnelConfig {
         float: false,
         single_session: false,
         options: "V4,dev-type tun".to_owned(),
+        compare_options: true,
         peer_info: Some(format!(
             "IV_CIPHERS=AES-256-GCM\nIV_PROTO={}\n",
             ringway::proto::peer_info::iv_proto::P2P

@@ -1,5 +1,6 @@
-//! Telling the inside that a packet is too big for the tunnel: ICMP "fragmentation needed" (RFC 792,
-//! RFC 1191) and ICMPv6 "packet too big" (RFC 4443 §3.2).
+//! Telling the inside why a packet does not pass the tunnel: ICMP "fragmentation needed" (RFC 792,
+//! RFC 1191), ICMPv6 "packet too big" (RFC 4443 §3.2) and, for `block-ipv6`, "no route to
+//! destination" (RFC 4443 §3.1).
 //!
 //! The message goes back into the TUN device, as if a router on the way had sent it. The tunnel has
 //! no address of its own that the sender must know, so the message comes from the address that the
@@ -40,8 +41,18 @@ pub fn too_big(packet: &[u8], mtu: u16, out: &mut [u8]) -> Option<usize> {
         return None;
     }
     match ip.is_ipv6() {
-        true => too_big_v6(&ip, mtu, out),
+        true => error_v6(&ip, 2, u32::from(mtu.max(MIN_MTU_V6)), out),
         false => too_big_v4(&ip, mtu, out),
+    }
+}
+
+/// Writes the answer to an IPv6 packet for which there is no way out, under the same rules as
+/// [`too_big`]. `None` for IPv4.
+pub fn no_route_v6(packet: &[u8], out: &mut [u8]) -> Option<usize> {
+    let ip = IpView::parse(packet)?;
+    match ip.is_ipv6() && is_answerable(&ip) {
+        true => error_v6(&ip, 1, 0, out),
+        false => None,
     }
 }
 
@@ -75,7 +86,8 @@ fn too_big_v4(ip: &IpView<'_>, mtu: u16, out: &mut [u8]) -> Option<usize> {
     Some(len)
 }
 
-fn too_big_v6(ip: &IpView<'_>, mtu: u16, out: &mut [u8]) -> Option<usize> {
+/// An ICMPv6 error of this type, code 0, with this word before the quoted packet.
+fn error_v6(ip: &IpView<'_>, kind: u8, word: u32, out: &mut [u8]) -> Option<usize> {
     const HEADERS: usize = IPV6_HEADER + ICMP_HEADER;
     let quoted = ip.total_len().min(MAX_V6 - HEADERS);
     let len = HEADERS + quoted;
@@ -92,8 +104,8 @@ fn too_big_v6(ip: &IpView<'_>, mtu: u16, out: &mut [u8]) -> Option<usize> {
     header[24..40].copy_from_slice(source);
 
     icmp[..ICMP_HEADER].fill(0);
-    icmp[0] = 2;
-    icmp[4..8].copy_from_slice(&u32::from(mtu.max(MIN_MTU_V6)).to_be_bytes());
+    icmp[0] = kind;
+    icmp[4..8].copy_from_slice(&word.to_be_bytes());
     icmp[ICMP_HEADER..].copy_from_slice(&ip.bytes()[..quoted]);
     let pseudo = checksum::pseudo_header(&header[8..40], ICMPV6, icmp.len());
     let field = checksum::finish(pseudo + checksum::sum(icmp));
@@ -160,6 +172,29 @@ mod tests {
         assert_eq!(message[24..28], [0, 0, 0x05, 0x78]);
         assert_eq!(message[28..], packet[..548]);
         assert!(checksum::is_valid(checksum::sum(&message[20..])));
+    }
+
+    #[test]
+    fn ipv6_no_route() {
+        let packet = Sample::udp(true).build(&[7; 100]);
+        let mut out = [0xee; 1280];
+        let len = no_route_v6(&packet, &mut out).unwrap();
+        let message = &out[..len];
+        assert_eq!(len, 40 + 8 + packet.len());
+        let (ip, original) = (
+            IpView::parse(message).unwrap(),
+            IpView::parse(&packet).unwrap(),
+        );
+        assert_eq!(ip.source(), original.destination());
+        assert_eq!(ip.destination(), original.source());
+        assert_eq!(message[40..42], [1, 0]);
+        assert_eq!(message[44..48], [0; 4]);
+        assert_eq!(message[48..], packet[..]);
+        let pseudo = checksum::pseudo_header(&message[8..40], ICMPV6, len - 40);
+        assert!(checksum::is_valid(pseudo + checksum::sum(&message[40..])));
+        // Not about IPv4, and not about errors.
+        assert_eq!(no_route_v6(message, &mut [0; 1280]), None);
+        assert_eq!(no_route_v6(&Sample::udp(false).build(&[7]), &mut out), None);
     }
 
     #[test]

@@ -322,6 +322,7 @@ mod tests {
             replay_time: 15,
             passtos: false,
             guard_recursion: false,
+            block_ipv6: false,
             stats: Arc::default(),
         }
     }

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ringway_dataplane::command::{Command, Endpoint, Event as WorkerEvent, PeerConfig, PeerHandle};
-use ringway_dataplane::stats::PeerStats;
+use ringway_dataplane::error::DropReason;
+use ringway_dataplane::stats::{PeerStats, WorkerStats};
 use ringway_dataplane::udp::UdpSocket;
 use ringway_dataplane::wire::{OCC_MAGIC, PING};
 use ringway_dataplane::worker::{Worker, WorkerConfig, WorkerHandle};
@@ -38,6 +39,8 @@ const PEER: PeerHandle = PeerHandle(0);
 const OCC_EXIT: u8 = 6;
 /// Chores that need no better clock than this.
 const TICK: Duration = Duration::from_secs(1);
+/// Shortest time between two warnings of packets that did not pass authentication.
+const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 /// Worker events handled before the other sources get a turn.
 const EVENTS_PER_TURN: usize = 64;
 
@@ -53,6 +56,10 @@ pub(super) struct Attempt<'p> {
     tunnel: Tunnel,
     stats: Arc<PeerStats>,
     keepalive: Keepalive,
+    worker_stats: Arc<WorkerStats>,
+    /// Replays and forgeries that have been told of.
+    warned: [u64; 2],
+    next_warning: Instant,
     negotiated: Option<Negotiated>,
     pulled: Option<PulledOptions>,
     peer: Option<Endpoint>,
@@ -94,8 +101,8 @@ impl<'p> Attempt<'p> {
             let remote = target.remote.map(|r| r.ip());
             program.open_interface(&options, &target.connection, remote)?;
         }
-        let udp_config = setup::udp_config(&options, &target).map_err(Ending::fatal)?;
-        let udp = UdpSocket::open(&udp_config).map_err(|e| Ending::fatal(e.to_string()))?;
+        let local = program.local_address(&target)?;
+        let udp = setup::open_udp(&options, &target, local).map_err(Ending::fatal)?;
         program.log_links(&udp, &target);
         let tunnel_config = program.tunnel_config(&target, mode)?;
         let worker = start_worker(program, &udp)?;
@@ -105,10 +112,14 @@ impl<'p> Attempt<'p> {
         }
         log::info!(in Data, "packet engine: {}", worker.engine());
         let stats = Arc::new(PeerStats::default());
-        program.begin_statistics(stats.clone(), worker.stats());
+        let worker_stats = worker.stats();
+        program.begin_statistics(stats.clone(), worker_stats.clone());
         Ok(Attempt {
             tunnel: Tunnel::new(tunnel_config, now, rand::random()),
             keepalive: Keepalive::new(setup::keepalive(&options, None), now.instant),
+            worker_stats,
+            warned: [0; 2],
+            next_warning: now.instant,
             program,
             target,
             options,
@@ -201,7 +212,7 @@ impl<'p> Attempt<'p> {
         match signal {
             Signal::Usr2 => {
                 let rows = self.tunnel.counters();
-                report::log_statistics(&self.program.totals(), &rows);
+                report::log_statistics(self.program.totals(), &rows);
             }
             Signal::Usr1 => self.end(Ending::RESTART, Cause::Signal(signal)),
             Signal::Hup => self.end(Ending::Reload, Cause::Signal(signal)),
@@ -361,6 +372,7 @@ impl<'p> Attempt<'p> {
             replay_time: self.options.replay_window.seconds,
             passtos: self.options.passtos,
             guard_recursion: self.mode == Mode::Pull && !self.options.allow_recursive_routing,
+            block_ipv6: self.options.block_ipv6,
             stats: self.stats.clone(),
         };
         self.command(Command::SetPeer(PEER, Box::new(config)));
@@ -443,7 +455,10 @@ impl<'p> Attempt<'p> {
             setup::keepalive(&self.options, Some(&pulled)),
             Instant::now(),
         );
-        self.program.note_pushed(&pulled);
+        let bytes = |pushed: Option<u32>| pushed.filter(|n| *n > 0).map(|n| n as usize);
+        self.udp
+            .set_buffers(bytes(pulled.sndbuf), bytes(pulled.rcvbuf));
+        self.program.note_pushed(&pulled, &self.options);
         self.reopen_if_changed(&pulled);
         let pushed = setup::pushed(&pulled);
         self.pulled = Some(pulled);
@@ -547,6 +562,7 @@ impl<'p> Attempt<'p> {
 
     fn tick(&mut self, now: Now) {
         self.program.chores(now);
+        self.warn_of_drops(now.instant);
         if let Some(leaving) = &self.leaving {
             let over = now.instant >= leaving.until || (leaving.control && self.tunnel.all_acked());
             if over {
@@ -601,6 +617,31 @@ impl<'p> Attempt<'p> {
                 log::notice!("Session timeout, exiting");
                 self.leave(Ending::Exit(0), Cause::Reason("session-timeout"));
             }
+        }
+    }
+
+    /// Tells of packets that did not pass authentication, in one line for many: somebody's noise
+    /// must not fill the log.
+    fn warn_of_drops(&mut self, now: Instant) {
+        if now < self.next_warning {
+            return;
+        }
+        for (index, reason) in [DropReason::Replay, DropReason::AuthFailed]
+            .into_iter()
+            .enumerate()
+        {
+            let count = self.worker_stats.drops(reason);
+            let new = count - std::mem::replace(&mut self.warned[index], count);
+            let replay = reason == DropReason::Replay;
+            if new == 0 || (replay && self.options.mute_replay_warnings) {
+                continue;
+            }
+            self.next_warning = now + WARNING_INTERVAL;
+            let what = match replay {
+                true => "bad packet ID (may be a replay); see replay-window, mute-replay-warnings",
+                false => "packet HMAC authentication failed",
+            };
+            log::warn!(in Data, "Authenticate/Decrypt packet error: {what}: {new} dropped");
         }
     }
 

@@ -31,12 +31,13 @@ use ringway_dataplane::udp::UdpSocket;
 use attempt::Attempt;
 use credentials::CredentialStore;
 use interface::Interface;
-use remotes::{Remotes, Target};
-use report::Totals;
+use remotes::{Remotes, Target, resolve_local};
+use report::{StatusFile, Totals};
 
 use crate::cli::TunRequest;
 use crate::config::diagnostic::Diagnostic;
-use crate::config::options::{Connection, Options, RemapSignal};
+use crate::config::dns::Dns;
+use crate::config::options::{Connection, Options, RemapSignal, Wrap};
 use crate::config::pushed::PulledOptions;
 use crate::config::{self, Loaded};
 use crate::host::daemon;
@@ -48,6 +49,7 @@ use crate::log;
 use crate::proto::Now;
 use crate::proto::push::{Advance, AuthFailed};
 use crate::proto::tunnel::{Mode, TunnelConfig};
+use crate::proto::wrap::WrapConfig;
 use crate::tls::{TlsContext, TlsSession, cert_env};
 
 /// How an attempt ended.
@@ -171,16 +173,25 @@ fn run_configured(loaded: Loaded, detached: &mut bool) -> Ending {
         log::warn!("WARNING: {warning}");
     }
     log::notice!("{}", crate::cli::first_line());
+    // Before going to the background: passwords are asked for at the terminal, and whoever starts
+    // the program learns from its exit status that a file cannot be used.
+    let to_syslog = options.log.is_none() && options.syslog;
+    let mut program = match Program::new(options) {
+        Ok(program) => program,
+        Err(ending) => {
+            if let (false, true, Ending::Fatal(text)) = (*detached, to_syslog, &ending) {
+                eprintln!("{text}");
+            }
+            return ending;
+        }
+    };
     if !*detached {
-        if let Err(error) = start_process(&options) {
+        if let Err(error) = start_process(&program.options) {
             return Ending::fatal(error);
         }
         *detached = true;
+        program.base_env.set("daemon_pid", std::process::id());
     }
-    let mut program = match Program::new(options) {
-        Ok(program) => program,
-        Err(ending) => return ending,
-    };
     let ending = program.run_attempts();
     program.close_interface();
     let signal = match ending {
@@ -233,6 +244,11 @@ pub(crate) struct Program {
     last_status: Option<Instant>,
     /// Why the last attempt ended.
     cause: Cause,
+    /// Key files of control packets, read at start: later they may be out of reach.
+    wraps: Vec<(Wrap, WrapConfig)>,
+    /// What `local` resolved to (`persist-local-ip`).
+    local: Option<(String, IpAddr)>,
+    status: Option<StatusFile>,
     /// The environment before anything is known of a peer.
     base_env: ScriptEnv,
 }
@@ -257,12 +273,15 @@ impl Program {
         Ok(Program {
             credentials: CredentialStore::new(&options).map_err(Ending::fatal)?,
             remotes: Remotes::new(&options),
-            options,
             signals,
             tls: Arc::new(tls),
             privileges: Some(privileges),
             interface: None,
             interface_options: None,
+            wraps: setup::wrap_configs(&options).map_err(Ending::fatal)?,
+            local: None,
+            status: open_status(&options).map_err(Ending::fatal)?,
+            options,
             base_env: env.clone(),
             env,
             pulled_digest: None,
@@ -345,6 +364,34 @@ impl Program {
         Some(ending)
     }
 
+    fn wrap_config(&self, connection: &Connection) -> Result<WrapConfig, Ending> {
+        let known = self.wraps.iter().find(|(wrap, _)| *wrap == connection.wrap);
+        match known {
+            Some((_, config)) => Ok(config.clone()),
+            None => setup::wrap_config(&self.options, connection).map_err(Ending::fatal),
+        }
+    }
+
+    /// The address `local` names, resolved anew for each attempt unless `persist-local-ip` keeps it.
+    fn local_address(&mut self, target: &Target) -> Result<Option<IpAddr>, Ending> {
+        let Some(name) = &target.connection.local else {
+            return Ok(None);
+        };
+        if let Some((known, address)) = &self.local
+            && self.options.persist_local_ip
+            && known == name
+            && target
+                .remote
+                .is_none_or(|r| r.is_ipv4() == address.is_ipv4())
+        {
+            return Ok(Some(*address));
+        }
+        let address =
+            resolve_local(name, target.remote, target.connection.family).map_err(Ending::fatal)?;
+        self.local = Some((name.clone(), address));
+        Ok(Some(address))
+    }
+
     fn tunnel_config(&self, target: &Target, mode: Mode) -> Result<TunnelConfig, Ending> {
         let options = &self.options;
         let (username, password) = self.credentials.current();
@@ -352,12 +399,13 @@ impl Program {
         Ok(TunnelConfig {
             role: options.tls_role,
             mode,
-            wrap: setup::wrap_config(options, &target.connection).map_err(Ending::fatal)?,
+            wrap: self.wrap_config(&target.connection)?,
             tls: self.tls.clone(),
             remote: target.remote.map(Endpoint::new),
             float: target.connection.float || target.remote.is_none(),
             single_session: options.single_session,
             options: setup::options_string(options, &target.connection),
+            compare_options: !options.disable_occ,
             peer_info: Some(setup::peer_info(options, &target.connection)),
             username,
             password,
@@ -433,15 +481,14 @@ impl Program {
         }
     }
 
-    fn note_pushed(&mut self, pulled: &PulledOptions) {
-        self.env.clear_foreign_options();
-        for option in &pulled.dhcp_option {
-            self.env
-                .add_foreign_option(&format!("dhcp-option {option}"));
-        }
-        for option in &pulled.dns {
-            self.env.add_foreign_option(&format!("dns {option}"));
-        }
+    /// What was pushed, and the configuration it was written over.
+    fn note_pushed(&mut self, pulled: &PulledOptions, options: &Options) {
+        let dns = Dns::from_lines(&options.dns);
+        self.env.set_foreign_options(&options.dhcp_option, &dns);
+        self.env.set_dns(&dns);
+        let own = Arc::make_mut(&mut self.options);
+        own.persist_remote_ip |= pulled.persist_remote_ip;
+        own.persist_local_ip |= pulled.persist_local_ip;
         for (name, value) in &pulled.setenv {
             self.env.set(name, value);
         }
@@ -510,7 +557,7 @@ impl Program {
             Some(Err(text)) => log::error!(in Tls, "{text}"),
             None => {}
         }
-        let Some(status) = &self.options.status else {
+        let (Some(status), Some(file)) = (&self.options.status, &mut self.status) else {
             return;
         };
         let due = self
@@ -518,7 +565,7 @@ impl Program {
             .is_none_or(|last| now.instant >= last + Duration::from_secs(status.seconds.max(1)));
         if due {
             self.last_status = Some(now.instant);
-            if let Err(error) = report::write_status(&status.path, &self.totals) {
+            if let Err(error) = file.write(&self.totals) {
                 log::warn!("status file {}: {error}", status.path.display());
             }
         }
@@ -532,6 +579,15 @@ impl Program {
     fn auth_failed(&mut self, failed: &AuthFailed) -> Ending {
         credentials::after_auth_failed(&mut self.credentials, &self.options, failed)
     }
+}
+
+fn open_status(options: &Options) -> Result<Option<StatusFile>, String> {
+    let Some(status) = &options.status else {
+        return Ok(None);
+    };
+    StatusFile::open(&status.path)
+        .map(Some)
+        .map_err(|error| format!("status '{}': {error}", status.path.display()))
 }
 
 /// `remap-usr1`, for restarts of every cause.

@@ -253,6 +253,13 @@ impl KeyState {
         self.tls.as_ref()
     }
 
+    /// Lines about the peer's certificate that came up since the last call.
+    pub(super) fn take_tls_log(&mut self) -> Vec<String> {
+        self.tls
+            .as_mut()
+            .map_or_else(Vec::new, TlsSession::take_log)
+    }
+
     /// Wraps the next packet that is due into `out`.
     pub(super) fn poll_transmit(
         &mut self,

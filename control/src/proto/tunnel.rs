@@ -78,6 +78,8 @@ pub struct TunnelConfig {
     pub single_session: bool,
     /// Our options string (protocol §5.1).
     pub options: String,
+    /// Compare it with the peer's and say what differs.
+    pub compare_options: bool,
     /// Our peer info (protocol §5.2).
     pub peer_info: Option<String>,
     /// `auth-user-pass`
@@ -581,7 +583,10 @@ impl Tunnel {
         if self.failed {
             return;
         }
-        if let Err(error) = self.active.advance(now, &self.settings) {
+        let advanced = self.active.advance(now, &self.settings);
+        let lines = self.active.primary.take_tls_log();
+        self.log_all(1, lines);
+        if let Err(error) = advanced {
             self.active_failed(&error, now);
             return;
         }
@@ -611,7 +616,10 @@ impl Tunnel {
         if self.untrusted.primary.peer_sid.is_none() {
             return;
         }
-        if let Err(error) = self.untrusted.advance(now, &self.settings) {
+        let advanced = self.untrusted.advance(now, &self.settings);
+        let lines = self.untrusted.primary.take_tls_log();
+        self.log_all(1, lines);
+        if let Err(error) = advanced {
             self.log(1, format!("TLS Error: new session: {error}"));
             self.say_farewell(Slot::Untrusted, now);
             self.untrusted = self.new_session(now);
@@ -712,6 +720,9 @@ impl Tunnel {
     }
 
     fn compare_options(&mut self) {
+        if !self.config.compare_options {
+            return;
+        }
         let Some(message) = &self.active.primary.peer_message else {
             return;
         };
@@ -955,6 +966,11 @@ impl Tunnel {
             now,
             &mut self.rng,
         )
+    }
+
+    fn log_all(&mut self, verb: u8, lines: Vec<String>) {
+        self.events
+            .extend(lines.into_iter().map(|text| Event::Log(verb, text)));
     }
 
     fn log(&mut self, verb: u8, text: String) {

@@ -11,6 +11,7 @@
 
 use std::io::{self, IoSlice, Write};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::Duration;
 
 use super::Shared;
@@ -213,6 +214,11 @@ impl Transmit {
         {
             return Ok(Err(DropReason::RecursiveRouting));
         }
+        if config.block_ipv6 && packet.first().is_some_and(|byte| byte >> 4 == 6) {
+            let range = message.start + offset..message.start + message.len;
+            answer(range, icmp::no_route_v6, stage.engine);
+            return Ok(Err(DropReason::Blocked));
+        }
         let Some(key) = peer.keys.sender() else {
             return Ok(Err(DropReason::NoRoute));
         };
@@ -230,8 +236,9 @@ impl Transmit {
         let stride = key.sealed_len(plan.len_of(0));
         if stride > peer.datagram_limit {
             let mtu = largest_inner(key, peer.datagram_limit);
-            let end = message.start + message.len;
-            answer_too_big(message.start + offset, end, mtu, stage.engine);
+            let range = message.start + offset..message.start + message.len;
+            let write = |packet: &[u8], out: &mut [u8]| icmp::too_big(packet, mtu, out);
+            answer(range, write, stage.engine);
             stage
                 .shared
                 .counts
@@ -461,9 +468,9 @@ impl Transmit {
         let vnet = stage.engine.tun().is_some_and(TunQueue::has_vnet_header);
         let start = message.start + if vnet { VnetHdr::LEN } else { 0 };
         if limit < MAX_DATAGRAM {
-            let end = message.start + message.len;
             let mtu = largest_inner(key, limit);
-            answer_too_big(start, end, mtu, stage.engine);
+            let write = |packet: &[u8], out: &mut [u8]| icmp::too_big(packet, mtu, out);
+            answer(start..message.start + message.len, write, stage.engine);
         }
     }
 }
@@ -482,11 +489,15 @@ fn largest_inner(key: &SendKey, limit: usize) -> u16 {
     u16::try_from(key.max_inner(limit)).unwrap_or(u16::MAX)
 }
 
-/// Tells the sender of the packet at `start..end` of the TUN slab that it was too large.
-fn answer_too_big(start: usize, end: usize, mtu: u16, engine: &mut Engine) {
+/// Tells the sender of a packet in the TUN slab what became of it, as `write` puts it.
+fn answer(
+    packet: Range<usize>,
+    write: impl Fn(&[u8], &mut [u8]) -> Option<usize>,
+    engine: &mut Engine,
+) {
     let mut answer = [0; ANSWER_LEN];
-    let packet = &engine.tun_bytes_mut()[start..end];
-    let Some(len) = icmp::too_big(packet, mtu, &mut answer) else {
+    let packet = &engine.tun_bytes_mut()[packet];
+    let Some(len) = write(packet, &mut answer) else {
         return;
     };
     let Some(tun) = engine.tun() else {
