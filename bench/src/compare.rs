@@ -125,7 +125,7 @@ fn one(
     let mut add = |measure, value: f64| {
         let cell = Cell {
             cipher: cipher.name(),
-            segmentation,
+            cut_early: !segmentation,
             measure,
             peer: peer.name(),
         };
