@@ -579,8 +579,7 @@ impl Uring {
                 _ => {}
             }
         }
-        if let (true, TunMode::Poll, Some(tun)) =
-            (self.tun_ready, self.tun_mode, self.tun.as_ref())
+        if let (true, TunMode::Poll, Some(tun)) = (self.tun_ready, self.tun_mode, self.tun.as_ref())
         {
             let _ = tun.set_nonblocking(true);
         }

@@ -27,7 +27,6 @@ use crate::offload::vnet_hdr::VnetHdr;
 use crate::peer::PeerTable;
 use crate::pool::{Failures, MAX_DATAGRAM, MAX_SEGMENTS, MAX_SENDS, SEND_SLAB, SendOp, TunMessage};
 use crate::sys::cmsg::SendHead;
-use crate::tun::TunQueue;
 use crate::udp;
 
 /// Sealed bytes after which sends are flushed, so that they are still in the cache.
@@ -179,11 +178,12 @@ impl Transmit {
                 continue;
             }
             // Our own host's errors name no port, and a path belongs to an address anyway.
-            let about = about.map(|address: SocketAddr| address.ip());
-            for peer in peers.iter_mut() {
-                if Some(peer.config.endpoint.remote.ip()) == about {
-                    peer.set_path_mtu(detail, shared.udp.refuses_fragments(), shared.now);
-                }
+            let Some(about) = about.map(|address: SocketAddr| address.ip()) else {
+                continue;
+            };
+            let refuses = shared.udp.refuses_fragments();
+            if let Some(mtu) = peers.set_path_mtu(about, detail, refuses, shared.now) {
+                shared.notice(format!("the path MTU to {about} is {mtu} now"));
             }
         }
     }
@@ -216,8 +216,14 @@ impl Transmit {
         let Some(key) = peer.keys.sender() else {
             return Ok(Err(DropReason::NoRoute));
         };
+        if config.block_ipv6 && packet.first().is_some_and(|first| first >> 4 == 6) {
+            let mut answer = [0; ANSWER_LEN];
+            let written = icmp::no_route(inner(&message, stage.engine), &mut answer);
+            reply(&answer, written, stage.engine);
+            return Ok(Err(DropReason::BlockedIpv6));
+        }
         let partial = header.flags & VnetHdr::NEEDS_CSUM != 0;
-        mss::clamp(packet, config.mss_v4, config.mss_v6, partial);
+        mss::clamp(packet, peer.mss_v4, peer.mss_v6, partial);
         let tos = match config.passtos {
             true => IpView::parse(packet).map(|ip| ip.traffic_class()),
             false => None,
@@ -237,11 +243,18 @@ impl Transmit {
                 .drop(DropReason::TooBig, plan.count() - 1);
             return Ok(Err(DropReason::TooBig));
         }
+        let last = key.sealed_len(plan.len_of(plan.count() - 1));
+        let mut hint = None;
+        if stride > peer.gso_limit && IpView::parse(packet).is_some_and(|ip| ip.is_tcp()) {
+            // The kernel fragments what is larger than the path, as for any OpenVPN peer, but that
+            // is slow and not every path lets fragments through.
+            let mtu = largest_inner(key, peer.gso_limit);
+            hint = peer.may_hint(stage.shared.now).then_some(mtu);
+        }
         let per_send = match self.gso && stride <= peer.gso_limit {
             true => (MAX_DATAGRAM / stride).clamp(1, MAX_SEGMENTS),
             false => 1,
         };
-        let last = key.sealed_len(plan.len_of(plan.count() - 1));
         let mut max = per_send;
         let joins = self.accepts(index, tos, stride)
             && self.segments.len() + plan.count() <= self.group.max;
@@ -274,6 +287,9 @@ impl Transmit {
             plan.write(packet, i, &mut self.slab[at..at + len]);
             inner_bytes += len;
             self.add(len, sealed);
+        }
+        if let Some(mtu) = hint {
+            answer_too_big(&message, mtu, stage.engine);
         }
         // What follows may fill the rest of the last group.
         self.group.max = per_send;
