@@ -99,6 +99,7 @@ fn peer_config(remote: SocketAddr, stats: &Arc<PeerStats>) -> PeerConfig {
         replay_time: 15,
         passtos: false,
         guard_recursion: false,
+        block_ipv6: false,
         stats: Arc::clone(stats),
     }
 }

@@ -38,11 +38,13 @@ pub enum DropReason {
     ControlQueueFull,
     /// A super-packet from TUN with a virtio header that contradicts the packet.
     BadOffload,
+    /// From TUN: IPv6, which the configuration blocks; answered with "no route" where possible.
+    BlockedIpv6,
 }
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [DropReason; 16] = [
+    pub const ALL: [DropReason; 17] = [
         DropReason::Malformed,
         DropReason::UnknownPeer,
         DropReason::NoKey,
@@ -59,6 +61,7 @@ impl DropReason {
         DropReason::QueueFull,
         DropReason::ControlQueueFull,
         DropReason::BadOffload,
+        DropReason::BlockedIpv6,
     ];
 
     /// A short name for statistics: lower case, words joined by `-`.
@@ -80,6 +83,7 @@ impl DropReason {
             DropReason::QueueFull => "queue-full",
             DropReason::ControlQueueFull => "control-queue-full",
             DropReason::BadOffload => "bad-offload",
+            DropReason::BlockedIpv6 => "blocked-ipv6",
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Telling the inside that a packet is too big for the tunnel: ICMP "fragmentation needed" (RFC 792,
-//! RFC 1191) and ICMPv6 "packet too big" (RFC 4443 §3.2).
+//! RFC 1191) and ICMPv6 "packet too big" (RFC 4443 §3.2); or that IPv6 does not pass at all: ICMPv6 "no
+//! route to destination" (RFC 4443 §3.1).
 //!
 //! The message goes back into the TUN device, as if a router on the way had sent it. The tunnel has
 //! no address of its own that the sender must know, so the message comes from the address that the
@@ -25,6 +26,10 @@ const MAX_V4: usize = 576;
 const MAX_V6: usize = 1280;
 /// Type, code, checksum and the four bytes with the MTU.
 const ICMP_HEADER: usize = 8;
+/// ICMPv6 type and code of "packet too big".
+const TOO_BIG_V6: [u8; 2] = [2, 0];
+/// ICMPv6 type and code of "no route to destination".
+const NO_ROUTE_V6: [u8; 2] = [1, 0];
 /// TTL and hop limit of the messages.
 const TTL: u8 = 64;
 
@@ -40,9 +45,19 @@ pub fn too_big(packet: &[u8], mtu: u16, out: &mut [u8]) -> Option<usize> {
         return None;
     }
     match ip.is_ipv6() {
-        true => too_big_v6(&ip, mtu, out),
+        true => error_v6(&ip, TOO_BIG_V6, mtu.max(MIN_MTU_V6).into(), out),
         false => too_big_v4(&ip, mtu, out),
     }
+}
+
+/// Writes the answer to an IPv6 packet that may not enter the tunnel (`block-ipv6`) to `out`, and
+/// returns its length. `None` for what is no IPv6 packet, and otherwise as [`too_big`].
+pub fn no_route(packet: &[u8], out: &mut [u8]) -> Option<usize> {
+    let ip = IpView::parse(packet)?;
+    if !ip.is_ipv6() || !is_answerable(&ip) {
+        return None;
+    }
+    error_v6(&ip, NO_ROUTE_V6, 0, out)
 }
 
 fn too_big_v4(ip: &IpView<'_>, mtu: u16, out: &mut [u8]) -> Option<usize> {
@@ -75,7 +90,8 @@ fn too_big_v4(ip: &IpView<'_>, mtu: u16, out: &mut [u8]) -> Option<usize> {
     Some(len)
 }
 
-fn too_big_v6(ip: &IpView<'_>, mtu: u16, out: &mut [u8]) -> Option<usize> {
+/// An ICMPv6 error with this type and code and these four bytes behind the checksum.
+fn error_v6(ip: &IpView<'_>, kind: [u8; 2], word: u32, out: &mut [u8]) -> Option<usize> {
     const HEADERS: usize = IPV6_HEADER + ICMP_HEADER;
     let quoted = ip.total_len().min(MAX_V6 - HEADERS);
     let len = HEADERS + quoted;
@@ -92,8 +108,8 @@ fn too_big_v6(ip: &IpView<'_>, mtu: u16, out: &mut [u8]) -> Option<usize> {
     header[24..40].copy_from_slice(source);
 
     icmp[..ICMP_HEADER].fill(0);
-    icmp[0] = 2;
-    icmp[4..8].copy_from_slice(&u32::from(mtu.max(MIN_MTU_V6)).to_be_bytes());
+    icmp[..2].copy_from_slice(&kind);
+    icmp[4..8].copy_from_slice(&word.to_be_bytes());
     icmp[ICMP_HEADER..].copy_from_slice(&ip.bytes()[..quoted]);
     let pseudo = checksum::pseudo_header(&header[8..40], ICMPV6, icmp.len());
     let field = checksum::finish(pseudo + checksum::sum(icmp));
@@ -182,6 +198,22 @@ mod tests {
         assert_eq!(message[48..], packet[..1232]);
         let pseudo = checksum::pseudo_header(&message[8..40], ICMPV6, 1240);
         assert!(checksum::is_valid(pseudo + checksum::sum(&message[40..])));
+    }
+
+    #[test]
+    fn ipv6_without_a_route() {
+        let packet = Sample::udp(true).build(b"lost");
+        let mut out = [0xee; 1280];
+        let len = no_route(&packet, &mut out).unwrap();
+        assert_eq!(out[40..42], [1, 0]);
+        assert_eq!(out[44..48], [0; 4]);
+        assert_eq!(out[48..len], packet[..]);
+        let pseudo = checksum::pseudo_header(&out[8..40], ICMPV6, len - 40);
+        assert!(checksum::is_valid(pseudo + checksum::sum(&out[40..len])));
+        assert_eq!(no_route(&Sample::udp(false).build(b"lost"), &mut out), None);
+        let mut multicast = packet;
+        multicast[24] = 0xff;
+        assert_eq!(no_route(&multicast, &mut out), None);
     }
 
     #[test]

@@ -180,6 +180,7 @@ impl End {
             replay_time: 15,
             passtos: true,
             guard_recursion: true,
+            block_ipv6: false,
             stats: Arc::clone(&self.stats),
         }
     }

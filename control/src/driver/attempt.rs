@@ -351,6 +351,7 @@ impl<'p> Attempt<'p> {
             replay_time: self.options.replay_window.seconds,
             passtos: self.options.passtos,
             guard_recursion: self.mode == Mode::Pull && !self.options.allow_recursive_routing,
+            block_ipv6: self.options.block_ipv6,
             stats: self.stats.clone(),
         };
         self.command(Command::SetPeer(PEER, Box::new(config)));

@@ -168,6 +168,7 @@ impl Node {
             replay_time: 15,
             passtos: false,
             guard_recursion: false,
+            block_ipv6: false,
             stats: Arc::clone(&self.stats),
         }
     }
