@@ -126,6 +126,8 @@ pub(super) struct KeyState {
     waiting: VecDeque<String>,
     next_is_wkc: bool,
     first_payload: bool,
+    /// The next hard reset is to go without acks.
+    bare_reset: bool,
     must_negotiate: Option<Instant>,
 }
 
@@ -164,6 +166,7 @@ impl KeyState {
             waiting: VecDeque::new(),
             next_is_wkc: false,
             first_payload: true,
+            bare_reset: false,
             must_negotiate: None,
         }
     }
@@ -345,9 +348,15 @@ impl KeyState {
     ) -> Option<Endpoint> {
         let endpoint = self.endpoint?;
         if let Some((opcode, id, payload)) = self.send.poll(now) {
+            // Whoever spoke first need not be the peer, and the peer drops a packet that echoes
+            // another's session id: every other call goes to whom it may concern.
+            let bare = opcode.is_hard_reset() && self.reset != Opcode::HardResetServerV2 && {
+                self.bare_reset = !self.bare_reset;
+                !self.bare_reset
+            };
             let acks = match self.peer_sid {
-                Some(_) => self.acks.take(ACKS_WITH_PAYLOAD),
-                None => Default::default(),
+                Some(_) if !bare => self.acks.take(ACKS_WITH_PAYLOAD),
+                _ => Default::default(),
             };
             let packet = ControlPacket {
                 opcode,
