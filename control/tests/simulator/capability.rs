@@ -5,7 +5,7 @@ use ringway::proto::TlsRole;
 use ringway_dataplane::key_slot::{Cipher, DataFormat};
 
 /// 2.6 and 2.7 point to point (protocol §5.2).
-const V2_6: u32 = 746;
+pub(crate) const V2_6: u32 = 746;
 const V2_7: u32 = 7850;
 
 #[test]
@@ -42,8 +42,23 @@ fn both_ends_agree_with_every_pair_of_versions() {
 }
 
 #[test]
+fn a_peer_that_comes_back_with_another_version_is_negotiated_with_anew() {
+    for restarted in [0, 1] {
+        let mut pair = Pair::new(23, CLEAN, wrap_of(2), |_, c| c.peer_info = peer_info(V2_7));
+        pair.run(30 * S);
+        pair.change_config(restarted, |c| c.peer_info = peer_info(V2_6));
+        pair.restart(restarted);
+        pair.run(60 * S);
+        pair.expect_up("after");
+        let [a, b] = pair.ends.each_ref().map(|e| e.negotiated.clone().unwrap());
+        assert_eq!(a, b);
+        assert_eq!(a.format, DataFormat::Classic);
+    }
+}
+
+#[test]
 fn legacy_keys_survive_loss_and_rekeys() {
-    for seed in seeds(8) {
+    for seed in seeds(20) {
         let mut pair = Pair::new(seed, BAD, wrap_of(seed), |_, c| {
             c.peer_info = None;
             c.preferences.fallback = Some(Cipher::Aes256Cbc);

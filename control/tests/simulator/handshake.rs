@@ -32,7 +32,7 @@ fn a_clean_link_is_up_within_a_second_in_every_wrapping() {
 
 #[test]
 fn handshakes_complete_over_bad_links() {
-    for seed in seeds(60) {
+    for seed in seeds(150) {
         for (loss, duplicate, reorder) in [
             (0.01, 0.0, 0.0),
             (0.05, 0.1, 0.3),
@@ -46,7 +46,7 @@ fn handshakes_complete_over_bad_links() {
                 corrupt: 0.0,
             };
             let mut pair = Pair::new(seed, link, wrap_of(seed), |_, c| c.hand_window = 600 * S);
-            pair.run_while(600 * S, |p| !p.is_up());
+            pair.run_while(600 * S, |p| !p.carries_data());
             pair.expect_up(&format!("seed {seed} {link:?}"));
             assert!(pair.time < 120 * S, "seed {seed}: {:?}", pair.time);
         }
@@ -55,28 +55,28 @@ fn handshakes_complete_over_bad_links() {
 
 #[test]
 fn a_flipped_bit_is_never_taken_for_a_packet() {
-    for seed in seeds(20) {
+    for seed in seeds(60) {
         let link = Link {
             corrupt: 0.3,
             ..BAD
         };
         let wrap = wraps()[1 + (seed % 2) as usize].clone();
         let mut pair = Pair::new(seed, link, wrap, |_, c| c.hand_window = 600 * S);
-        pair.run_while(600 * S, |p| !p.is_up());
+        pair.run_while(600 * S, |p| !p.carries_data());
         pair.expect_up(&format!("seed {seed}"));
     }
 }
 
 #[test]
 fn without_wrapping_damage_costs_a_handshake_but_not_the_tunnel() {
-    for seed in seeds(20) {
+    for seed in seeds(60) {
         let link = Link {
             corrupt: 0.05,
             ..CLEAN
         };
         let mut pair = Pair::new(seed, link, wraps()[0].clone(), |_, _| {});
         pair.restarts = true;
-        pair.run_while(600 * S, |p| !p.is_up());
+        pair.run_while(600 * S, |p| !p.carries_data());
         pair.expect_up(&format!("seed {seed}"));
     }
 }
@@ -123,7 +123,7 @@ fn nobody_there_ends_after_the_hand_window() {
 fn an_exit_over_the_control_channel_arrives() {
     for link in [CLEAN, BAD] {
         let mut pair = Pair::new(3, link, wrap_of(0), |_, _| {});
-        pair.run_while(60 * S, |p| !p.is_up());
+        pair.run_while(60 * S, |p| !p.carries_data());
         pair.command(0, Command::NotifyExit);
         pair.run(pair.time + 30 * S);
         assert!(pair.ends[1].exited);

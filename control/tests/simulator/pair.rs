@@ -69,6 +69,9 @@ pub(crate) struct End {
     accepted: u64,
 }
 
+/// Changes a datagram of an end, or says that it is lost.
+type Tamper = fn(usize, &mut Vec<u8>) -> bool;
+
 /// Two tunnels and the link between them. `ends[0]` is the TLS server.
 pub(crate) struct Pair {
     pub(crate) ends: [End; 2],
@@ -77,8 +80,12 @@ pub(crate) struct Pair {
     pub(crate) time: Duration,
     pub(crate) data_lost: usize,
     pub(crate) data_sent: usize,
+    /// Data is sent at least so often, which keeps the key check honest.
+    pub(crate) data_every: Duration,
     /// Nothing arrives before this time.
     pub(crate) dark_until: Duration,
+    /// Somebody on the path.
+    pub(crate) tamper: Option<Tamper>,
     /// The driver's habit: an end that failed starts anew a second later.
     pub(crate) restarts: bool,
     pub(crate) restarted: usize,
@@ -123,7 +130,9 @@ impl Pair {
             time: Duration::ZERO,
             data_lost: 0,
             data_sent: 0,
+            data_every: 50 * MS,
             dark_until: Duration::ZERO,
+            tamper: None,
             restarts: false,
             restarted: 0,
             recorded: Vec::new(),
@@ -159,8 +168,7 @@ impl Pair {
                 .min()
                 .map(|t| t.saturating_duration_since(self.start));
             let again = self.failed_at.iter().flatten().min().map(|t| *t + S);
-            // Some data at least so often keeps the key check honest.
-            let next = [delivery, timer, again, Some(self.time + 50 * MS)]
+            let next = [delivery, timer, again, Some(self.time + self.data_every)]
                 .into_iter()
                 .flatten()
                 .min()
@@ -285,6 +293,10 @@ impl Pair {
         let Some(target) = self.ends.iter().position(|e| e.address == to) else {
             return;
         };
+        let mut datagram = datagram.to_vec();
+        if self.tamper.is_some_and(|f| !f(from, &mut datagram)) {
+            return;
+        }
         let copies = 1 + usize::from(self.rng.random_bool(self.link.duplicate));
         for _ in 0..copies {
             if self.time < self.dark_until || self.rng.random_bool(self.link.loss) {
@@ -294,7 +306,7 @@ impl Pair {
             if self.rng.random_bool(self.link.reorder) {
                 delay += self.rng.random_range(0..200) * MS;
             }
-            let mut datagram = datagram.to_vec();
+            let mut datagram = datagram.clone();
             let corrupt = self.rng.random_bool(self.link.corrupt);
             if corrupt {
                 let bit = self.rng.random_range(0..datagram.len() * 8);
@@ -308,24 +320,27 @@ impl Pair {
         }
     }
 
-    /// One data packet each way, as the data plane would send it now: the other end must hold the
-    /// key it is sealed with.
+    /// One data packet each way, as the data plane would send it now.
     fn send_data(&mut self) {
         if !self.is_up() {
             return;
         }
-        for (from, to) in [(0, 1), (1, 0)] {
+        for from in 0..2 {
             self.data_sent += 1;
-            let key_id = self.ends[from].sending.unwrap();
-            let sent = &self.ends[from].installed[&key_id].send;
-            let fits = self.ends[to]
-                .installed
-                .get(&key_id)
-                .is_some_and(|k| k.recv.cipher == sent.cipher && k.recv.hmac == sent.hmac);
-            if !fits {
-                self.data_lost += 1;
-            }
+            self.data_lost += usize::from(!self.data_arrives(from));
         }
+    }
+
+    /// The other end holds the key that `from` seals with.
+    fn data_arrives(&self, from: usize) -> bool {
+        let Some(key_id) = self.ends[from].sending else {
+            return false;
+        };
+        let sent = &self.ends[from].installed[&key_id].send;
+        self.ends[1 - from]
+            .installed
+            .get(&key_id)
+            .is_some_and(|k| k.recv.cipher == sent.cipher && k.recv.hmac == sent.hmac)
     }
 
     pub(crate) fn is_up(&self) -> bool {
@@ -333,15 +348,11 @@ impl Pair {
     }
 
     /// Data sent at this moment arrives, both ways.
-    pub(crate) fn carries_data(&mut self) -> bool {
-        let before = (self.data_sent, self.data_lost);
-        self.send_data();
-        let good = self.is_up() && self.data_lost == before.1;
-        (self.data_sent, self.data_lost) = before;
-        good
+    pub(crate) fn carries_data(&self) -> bool {
+        self.data_arrives(0) && self.data_arrives(1)
     }
 
-    pub(crate) fn expect_up(&mut self, what: &str) {
+    pub(crate) fn expect_up(&self, what: &str) {
         let failures: Vec<_> = self.ends.iter().map(|e| e.failed.clone()).collect();
         assert!(
             self.carries_data(),
