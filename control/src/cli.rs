@@ -17,8 +17,6 @@ use ringway_dataplane::key_slot::{Cipher, Digest};
 
 pub use keys::{KeyKind, KeyRequest, generate_key};
 
-use crate::config::algorithms::{CIPHERS, DIGESTS};
-
 /// What a run is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Invocation {
@@ -151,7 +149,8 @@ pub fn version() -> String {
 /// The ciphers that `data-ciphers` may name.
 pub fn show_ciphers() -> String {
     let mut text = String::from("Ciphers for data-ciphers, data-ciphers-fallback and cipher:\n\n");
-    for (name, cipher) in CIPHERS {
+    for cipher in Cipher::ALL {
+        let name = cipher.name();
         let kind = match cipher {
             Cipher::Aes128Gcm | Cipher::Aes192Gcm | Cipher::Aes256Gcm => "AEAD",
             Cipher::ChaCha20Poly1305 => "AEAD",
@@ -166,7 +165,8 @@ pub fn show_ciphers() -> String {
 /// The digests that `auth` may name.
 pub fn show_digests() -> String {
     let mut text = String::from("Digests for auth (CBC ciphers and tls-auth):\n\n");
-    for (name, digest) in DIGESTS {
+    for digest in Digest::ALL {
+        let name = digest.name();
         let kind = match digest {
             Digest::Sha1 => "160 bit, the default",
             Digest::Sha224 => "224 bit",

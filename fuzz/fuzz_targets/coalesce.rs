@@ -57,7 +57,19 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     let mut want: Vec<Vec<u8>> = packets.into_iter().map(<[u8]>::to_vec).collect();
+    for packet in want.iter_mut().chain(&mut out) {
+        forget_id(packet);
+    }
     want.sort();
     out.sort();
     assert_eq!(out, want);
 });
+
+/// IPv4 ids, which mean nothing in packets that must not be fragmented, are counted up from the
+/// first packet's; the header checksum follows them.
+fn forget_id(packet: &mut [u8]) {
+    if packet.len() >= 20 && packet[0] >> 4 == 4 {
+        packet[4..6].fill(0);
+        packet[10..12].fill(0);
+    }
+}

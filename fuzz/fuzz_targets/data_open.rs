@@ -21,10 +21,11 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     let (inner, patch) = rest.split_at(rest.len() / 2);
-    // Not for frames that need an escape, which the caller puts in front.
-    if inner
-        .first()
-        .is_some_and(|&first| !send.escape(first).is_empty())
+    // Nothing sends empty packets, and the caller escapes frames that need it.
+    if inner.is_empty()
+        || inner
+            .first()
+            .is_some_and(|&first| !send.escape(first).is_empty())
     {
         return;
     }

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use ringway_lab::link::{Cipher, Link, LinkSpec, Mode};
-use ringway_lab::peer::Peer;
+use ringway_lab::peer::{Peer, Vpn};
 use ringway_lab::traffic::{UdpOutcome, UdpStream};
 use ringway_lab::{full, note, ready};
 
@@ -139,8 +139,12 @@ fn streams(link: &Link, seconds: f64) -> Result<[UdpOutcome; 2]> {
     Ok([there.finish()?, back.finish()?])
 }
 
-/// Rekeys since the start, as the client end counts them: each ends with a line naming the TLS
-/// session's cipher, and the first handshake is none.
+/// Rekeys since the start, in each program's own words: OpenVPN names the TLS session's cipher each
+/// time, the first handshake included, Ringway says that it renegotiated.
 fn rekeys(link: &Link) -> usize {
-    link.client.count("Control Channel: TLS").saturating_sub(1)
+    let count = |end: &Vpn| match end.peer() {
+        Peer::OpenVpn => end.count("Control Channel: TLS").saturating_sub(1),
+        Peer::Ringway => end.count("TLS: renegotiated"),
+    };
+    count(&link.client).max(count(&link.server))
 }

@@ -3,7 +3,6 @@
 
 use ringway_dataplane::key_slot::{Cipher, Digest};
 
-use super::algorithms::{DEFAULT_DATA_CIPHERS, cipher_from_name, cipher_name};
 use super::diagnostic::{ConfigError, Diagnostic};
 use super::draft::{ConnectionDraft, Draft, MssFixDraft};
 use super::options::{
@@ -405,9 +404,11 @@ fn cipher_list(draft: &Draft, name: &str, list: &str) -> Result<Vec<Cipher>, Con
             Some(word) => (true, word),
             None => (false, word),
         };
-        match cipher_from_name(word) {
+        match Cipher::from_name(word) {
             Some(cipher) => add(cipher),
-            None if word == "DEFAULT" => DEFAULT_DATA_CIPHERS.into_iter().for_each(&mut add),
+            None if word == "DEFAULT" => super::options::DEFAULT_DATA_CIPHERS
+                .into_iter()
+                .for_each(&mut add),
             None if optional => {}
             None => {
                 let message = format!(
@@ -424,7 +425,7 @@ fn cipher_list(draft: &Draft, name: &str, list: &str) -> Result<Vec<Cipher>, Con
 }
 
 fn cipher_names(ciphers: &[Cipher]) -> String {
-    let names: Vec<_> = ciphers.iter().map(|&cipher| cipher_name(cipher)).collect();
+    let names: Vec<_> = ciphers.iter().map(|&cipher| cipher.name()).collect();
     names.join(":")
 }
 

@@ -10,7 +10,6 @@
 //! Nothing is silently ignored: an option is honoured, changes nothing here and says so in a
 //! warning, or is refused with a reason.
 
-pub mod algorithms;
 pub mod diagnostic;
 pub mod directives;
 mod draft;

@@ -357,7 +357,7 @@ impl Default for Options {
             auth_token: None,
             auth_token_user: None,
             max_packet_size: 1250,
-            data_ciphers: super::algorithms::DEFAULT_DATA_CIPHERS.to_vec(),
+            data_ciphers: DEFAULT_DATA_CIPHERS.to_vec(),
             data_ciphers_fallback: None,
             cipher: None,
             auth: Digest::Sha1,
@@ -500,6 +500,13 @@ impl Default for Connection {
         }
     }
 }
+
+/// `data-ciphers` of 2.6 and later.
+pub const DEFAULT_DATA_CIPHERS: [Cipher; 3] = [
+    Cipher::Aes256Gcm,
+    Cipher::Aes128Gcm,
+    Cipher::ChaCha20Poly1305,
+];
 
 /// The port both ends use when none is named.
 pub const DEFAULT_PORT: u16 = 1194;

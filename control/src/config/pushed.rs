@@ -8,7 +8,6 @@ use aws_lc_rs::digest;
 use ringway_dataplane::framing::Framing;
 use ringway_dataplane::key_slot::Cipher;
 
-use super::algorithms::cipher_from_name;
 use super::directives::{self, Class, PULL};
 use super::lexer::{self, quote};
 use super::options::{
@@ -408,7 +407,7 @@ fn set_session(name: &str, args: &[String], state: &mut PulledOptions) -> Result
         }
         "peer-id" => state.peer_id = Some(number_u32(first, 0..=MAX_PEER_ID)?),
         "cipher" => {
-            let cipher = cipher_from_name(first);
+            let cipher = Cipher::from_name(first);
             state.cipher = Some(cipher.ok_or("the cipher is not supported")?);
         }
         "key-derivation" => match first {

@@ -96,7 +96,6 @@ pub fn run(args: &[String]) -> u8 {
             Ending::Exit(code) => return code,
             Ending::Fatal(text) => {
                 log::error!("{text}");
-                log::error!("Exiting due to fatal error");
                 return 1;
             }
             Ending::Restart { .. } => {}

@@ -3,7 +3,6 @@
 //! Nothing in here opens a socket, reads a clock or asks the operating system for anything but
 //! randomness: time, datagrams and commands come in, transmissions, events and a deadline go out.
 
-pub mod algorithm;
 pub mod cookie;
 mod data_keys;
 pub mod error;

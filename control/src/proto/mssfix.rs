@@ -10,8 +10,6 @@
 use ringway_dataplane::framing::Framing;
 use ringway_dataplane::key_slot::{Cipher, DataFormat, Digest};
 
-use super::algorithm::{digest_len, is_aead};
-
 /// AES's block and IV in CBC mode.
 const BLOCK: usize = 16;
 const TAG: usize = 16;
@@ -128,12 +126,12 @@ impl WireShape {
         let header = if self.peer_id { 4 } else { 1 };
         let length = if self.tcp { 2 } else { 0 };
         let crypto = match self.cipher {
-            cipher if is_aead(cipher) => match self.format {
+            cipher if cipher.is_aead() => match self.format {
                 DataFormat::Classic => 4 + TAG,
                 DataFormat::Epoch => 8 + TAG,
             },
-            Cipher::None => 4 + digest_len(self.digest),
-            _ => BLOCK + digest_len(self.digest),
+            Cipher::None => 4 + self.digest.len(),
+            _ => BLOCK + self.digest.len(),
         };
         header + length + crypto
     }

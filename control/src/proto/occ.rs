@@ -10,7 +10,6 @@ use std::net::Ipv4Addr;
 use ringway_dataplane::key_slot::{Cipher, Digest};
 
 use super::TlsRole;
-use super::algorithm::{cipher_key_bits, cipher_name, digest_len, digest_name, is_aead};
 
 /// The cipher the string is computed with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,16 +69,14 @@ impl OccInput {
         let (cipher, bits, null_digest) = match self.cipher {
             OccCipher::BfCbc => ("BF-CBC", 128, false),
             OccCipher::Configured(Cipher::None) => ("[null-cipher]", 0, false),
-            OccCipher::Configured(cipher) => (
-                cipher_name(cipher),
-                cipher_key_bits(cipher),
-                is_aead(cipher),
-            ),
+            OccCipher::Configured(cipher) => {
+                (cipher.name(), (8 * cipher.key_len()), cipher.is_aead())
+            }
         };
         let digest = match self.digest {
             Digest::None => "[null-digest]",
             _ if null_digest => "[null-digest]",
-            digest => digest_name(digest),
+            digest => digest.name(),
         };
         let proto = match self.proto {
             OccProto::Udp => "UDPv4",
@@ -124,11 +121,11 @@ impl OccInput {
 
     /// The `link-mtu` of the string, in bytes.
     pub fn link_mtu(&self) -> u32 {
-        let digest = digest_len(self.digest) as u32;
+        let digest = self.digest.len() as u32;
         let crypto = match self.cipher {
             OccCipher::BfCbc => 4 + 8 + 8 + digest,
             OccCipher::Configured(Cipher::None) => 4 + digest,
-            OccCipher::Configured(cipher) if is_aead(cipher) => 4 + 16 + 12 + 16,
+            OccCipher::Configured(cipher) if cipher.is_aead() => 4 + 16 + 12 + 16,
             OccCipher::Configured(_) => 4 + 16 + 16 + digest,
         };
         let tcp = if self.proto == OccProto::Udp { 0 } else { 2 };

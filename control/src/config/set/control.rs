@@ -1,6 +1,7 @@
 //! Options of TLS, logins, key negotiation and rekeying.
 
-use crate::config::algorithms::{cipher_from_name, digest_from_name};
+use ringway_dataplane::key_slot::{Cipher, Digest};
+
 use crate::config::diagnostic::Diagnostic;
 use crate::config::draft::{Draft, Given};
 use crate::config::options::{
@@ -208,7 +209,7 @@ fn set_keys(draft: &mut Draft, given: &mut Given<'_>) -> Result<bool, String> {
         }
         "cipher" => options.cipher = Some(cipher(given.arg(0))?),
         "auth" => {
-            options.auth = digest_from_name(given.arg(0)).ok_or_else(|| {
+            options.auth = Digest::from_name(given.arg(0)).ok_or_else(|| {
                 format!(
                     "\"{}\" is not supported; use SHA1, SHA224, SHA256, SHA384, SHA512 or none",
                     given.arg(0)
@@ -319,7 +320,7 @@ fn colon_list(given: &Given<'_>) -> Result<Vec<String>, String> {
 }
 
 fn cipher(text: &str) -> Result<ringway_dataplane::key_slot::Cipher, String> {
-    cipher_from_name(text).ok_or_else(|| {
+    Cipher::from_name(text).ok_or_else(|| {
         format!("\"{text}\" is not supported; use AES-256-GCM, or see ringway --show-ciphers")
     })
 }

@@ -13,7 +13,6 @@ use ringway_dataplane::key_slot::Digest;
 use super::replay_id::ReplayId;
 use super::static_key::StaticKey;
 use crate::proto::TlsRole;
-use crate::proto::algorithm::digest_len;
 use crate::proto::error::WrapError;
 use crate::proto::packet::CLEAR_LEN;
 
@@ -89,14 +88,14 @@ fn algorithm(digest: Digest) -> (hmac::Algorithm, usize) {
     let algorithm = match digest {
         Digest::None | Digest::Sha1 => {
             let sha1 = hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY;
-            return (sha1, digest_len(Digest::Sha1));
+            return (sha1, Digest::Sha1.len());
         }
         Digest::Sha224 => hmac::HMAC_SHA224,
         Digest::Sha256 => hmac::HMAC_SHA256,
         Digest::Sha384 => hmac::HMAC_SHA384,
         Digest::Sha512 => hmac::HMAC_SHA512,
     };
-    (algorithm, digest_len(digest))
+    (algorithm, digest.len())
 }
 
 fn tag(key: &hmac::Key, id: &[u8], clear: &[u8], rest: &[u8]) -> hmac::Tag {

@@ -416,7 +416,7 @@ fn rekeys_of_a_few_seconds_lose_nothing_on_a_clean_link() {
 #[test]
 fn usage_begins_a_rekey_and_only_one() {
     let mut pair = Pair::new(5, CLEAN, WrapConfig::None, |c| c.reneg_bytes = 1000);
-    pair.run(S);
+    pair.run(3 * S);
     let now = pair.now();
     let usage = ringway::proto::tunnel::KeyUsage {
         bytes: 1000,
