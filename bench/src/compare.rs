@@ -47,7 +47,8 @@ const SMALL_CPU: &str = "CPU microseconds per 64-byte packet received, both ends
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Cell {
     cipher: &'static str,
-    segmentation: bool,
+    /// The sender's kernel cuts super-packets (`tx-udp-segmentation off`).
+    cut_early: bool,
     measure: &'static str,
     peer: &'static str,
 }
@@ -124,7 +125,7 @@ fn one(
     let mut add = |measure, value: f64| {
         let cell = Cell {
             cipher: cipher.name(),
-            segmentation,
+            cut_early: !segmentation,
             measure,
             peer: peer.name(),
         };
@@ -189,7 +190,9 @@ fn table(results: &Results, options: &Options) -> Result<String> {
         "| cipher | segmentation | measure | ringway (min-max) | openvpn (min-max) | ratio |"
     )?;
     writeln!(text, "|---|---|---|---|---|---|")?;
-    for (cell, ours) in results.iter().filter(|(cell, _)| cell.peer == "ringway") {
+    let ours = |cell: &&Cell| cell.peer == "ringway";
+    for cell in results.keys().filter(ours) {
+        let ours = &results[cell];
         let Some(theirs) = results.get(&Cell {
             peer: "openvpn",
             ..cell.clone()
@@ -199,16 +202,25 @@ fn table(results: &Results, options: &Options) -> Result<String> {
         let (a, b) = (ours.median(), theirs.median());
         writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {:.1} |",
+            "| {} | {} | {} | {} | {} | {} |",
             cell.cipher,
-            if cell.segmentation { "on" } else { "off" },
+            if !cell.cut_early { "on" } else { "off" },
             cell.measure,
             range(ours),
             range(theirs),
-            a / b
+            ratio(a, b)
         )?;
     }
     Ok(text)
+}
+
+/// `a` in terms of `b`: "12.3" or, below one, "1/4.5".
+fn ratio(a: f64, b: f64) -> String {
+    if a >= b {
+        format!("{:.1}", a / b)
+    } else {
+        format!("1/{:.1}", b / a)
+    }
 }
 
 fn range(series: &Series) -> String {
@@ -225,7 +237,7 @@ fn json(results: &Results) -> Result<String> {
         .iter()
         .map(|(cell, series)| Record {
             cipher: cell.cipher,
-            tx_udp_segmentation: cell.segmentation,
+            tx_udp_segmentation: !cell.cut_early,
             measure: cell.measure,
             peer: cell.peer,
             median: series.median(),
@@ -244,6 +256,8 @@ fn json(results: &Results) -> Result<String> {
 
 fn write(folder: &Path, name: &str, text: &str) -> Result<()> {
     let path = folder.join(name);
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     println!("wrote {}", path.display());
     Ok(())
@@ -260,5 +274,9 @@ mod tests {
             series.push(value);
         }
         assert_eq!(range(&series), "**2.00** (1.00-3.00)");
+        assert_eq!(
+            (ratio(3.0, 2.0), ratio(1.0, 4.0)),
+            ("1.5".to_owned(), "1/4.0".to_owned())
+        );
     }
 }

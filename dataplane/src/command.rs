@@ -62,7 +62,7 @@ pub struct PeerConfig {
     pub passtos: bool,
     /// Drop packets from TUN whose destination is the peer's own outer address.
     pub guard_recursion: bool,
-    /// Answer IPv6 packets from TUN with "no route" instead of sending them (`block-ipv6`).
+    /// Answer IPv6 packets from TUN with "no route" and drop them (`block-ipv6`).
     pub block_ipv6: bool,
     /// Counters to publish into.
     pub stats: Arc<PeerStats>,

@@ -38,8 +38,8 @@ pub enum DropReason {
     ControlQueueFull,
     /// A super-packet from TUN with a virtio header that contradicts the packet.
     BadOffload,
-    /// From TUN: IPv6, which `block-ipv6` keeps out; the sender was told.
-    Blocked,
+    /// From TUN: IPv6, which the configuration blocks; answered with "no route" where possible.
+    BlockedIpv6,
 }
 
 impl DropReason {
@@ -61,7 +61,7 @@ impl DropReason {
         DropReason::QueueFull,
         DropReason::ControlQueueFull,
         DropReason::BadOffload,
-        DropReason::Blocked,
+        DropReason::BlockedIpv6,
     ];
 
     /// A short name for statistics: lower case, words joined by `-`.
@@ -83,7 +83,7 @@ impl DropReason {
             DropReason::QueueFull => "queue-full",
             DropReason::ControlQueueFull => "control-queue-full",
             DropReason::BadOffload => "bad-offload",
-            DropReason::Blocked => "blocked",
+            DropReason::BlockedIpv6 => "blocked-ipv6",
         }
     }
 }
@@ -110,6 +110,21 @@ impl StartError {
         StartError::Io {
             what: what.into(),
             source,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::DropReason;
+
+    #[test]
+    fn every_reason_has_its_own_counter_and_name() {
+        for (index, reason) in DropReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+            for other in &DropReason::ALL[..index] {
+                assert_ne!(reason.name(), other.name());
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Telling the inside why a packet does not pass the tunnel: ICMP "fragmentation needed" (RFC 792,
-//! RFC 1191), ICMPv6 "packet too big" (RFC 4443 §3.2) and, for `block-ipv6`, "no route to
-//! destination" (RFC 4443 §3.1).
+//! Telling the inside that a packet is too big for the tunnel: ICMP "fragmentation needed" (RFC 792,
+//! RFC 1191) and ICMPv6 "packet too big" (RFC 4443 §3.2); or that IPv6 does not pass at all: ICMPv6 "no
+//! route to destination" (RFC 4443 §3.1).
 //!
 //! The message goes back into the TUN device, as if a router on the way had sent it. The tunnel has
 //! no address of its own that the sender must know, so the message comes from the address that the
@@ -26,6 +26,10 @@ const MAX_V4: usize = 576;
 const MAX_V6: usize = 1280;
 /// Type, code, checksum and the four bytes with the MTU.
 const ICMP_HEADER: usize = 8;
+/// ICMPv6 type and code of "packet too big".
+const TOO_BIG_V6: [u8; 2] = [2, 0];
+/// ICMPv6 type and code of "no route to destination".
+const NO_ROUTE_V6: [u8; 2] = [1, 0];
 /// TTL and hop limit of the messages.
 const TTL: u8 = 64;
 
@@ -41,19 +45,19 @@ pub fn too_big(packet: &[u8], mtu: u16, out: &mut [u8]) -> Option<usize> {
         return None;
     }
     match ip.is_ipv6() {
-        true => error_v6(&ip, 2, u32::from(mtu.max(MIN_MTU_V6)), out),
+        true => error_v6(&ip, TOO_BIG_V6, mtu.max(MIN_MTU_V6).into(), out),
         false => too_big_v4(&ip, mtu, out),
     }
 }
 
-/// Writes the answer to an IPv6 packet for which there is no way out, under the same rules as
-/// [`too_big`]. `None` for IPv4.
-pub fn no_route_v6(packet: &[u8], out: &mut [u8]) -> Option<usize> {
+/// Writes the answer to an IPv6 packet that may not enter the tunnel (`block-ipv6`) to `out`, and
+/// returns its length. `None` for what is no IPv6 packet, and otherwise as [`too_big`].
+pub fn no_route(packet: &[u8], out: &mut [u8]) -> Option<usize> {
     let ip = IpView::parse(packet)?;
-    match ip.is_ipv6() && is_answerable(&ip) {
-        true => error_v6(&ip, 1, 0, out),
-        false => None,
+    if !ip.is_ipv6() || !is_answerable(&ip) {
+        return None;
     }
+    error_v6(&ip, NO_ROUTE_V6, 0, out)
 }
 
 fn too_big_v4(ip: &IpView<'_>, mtu: u16, out: &mut [u8]) -> Option<usize> {
@@ -86,8 +90,8 @@ fn too_big_v4(ip: &IpView<'_>, mtu: u16, out: &mut [u8]) -> Option<usize> {
     Some(len)
 }
 
-/// An ICMPv6 error of this type, code 0, with this word before the quoted packet.
-fn error_v6(ip: &IpView<'_>, kind: u8, word: u32, out: &mut [u8]) -> Option<usize> {
+/// An ICMPv6 error with this type and code and these four bytes behind the checksum.
+fn error_v6(ip: &IpView<'_>, kind: [u8; 2], word: u32, out: &mut [u8]) -> Option<usize> {
     const HEADERS: usize = IPV6_HEADER + ICMP_HEADER;
     let quoted = ip.total_len().min(MAX_V6 - HEADERS);
     let len = HEADERS + quoted;
@@ -104,7 +108,7 @@ fn error_v6(ip: &IpView<'_>, kind: u8, word: u32, out: &mut [u8]) -> Option<usiz
     header[24..40].copy_from_slice(source);
 
     icmp[..ICMP_HEADER].fill(0);
-    icmp[0] = kind;
+    icmp[..2].copy_from_slice(&kind);
     icmp[4..8].copy_from_slice(&word.to_be_bytes());
     icmp[ICMP_HEADER..].copy_from_slice(&ip.bytes()[..quoted]);
     let pseudo = checksum::pseudo_header(&header[8..40], ICMPV6, icmp.len());
@@ -175,29 +179,6 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_no_route() {
-        let packet = Sample::udp(true).build(&[7; 100]);
-        let mut out = [0xee; 1280];
-        let len = no_route_v6(&packet, &mut out).unwrap();
-        let message = &out[..len];
-        assert_eq!(len, 40 + 8 + packet.len());
-        let (ip, original) = (
-            IpView::parse(message).unwrap(),
-            IpView::parse(&packet).unwrap(),
-        );
-        assert_eq!(ip.source(), original.destination());
-        assert_eq!(ip.destination(), original.source());
-        assert_eq!(message[40..42], [1, 0]);
-        assert_eq!(message[44..48], [0; 4]);
-        assert_eq!(message[48..], packet[..]);
-        let pseudo = checksum::pseudo_header(&message[8..40], ICMPV6, len - 40);
-        assert!(checksum::is_valid(pseudo + checksum::sum(&message[40..])));
-        // Not about IPv4, and not about errors.
-        assert_eq!(no_route_v6(message, &mut [0; 1280]), None);
-        assert_eq!(no_route_v6(&Sample::udp(false).build(&[7]), &mut out), None);
-    }
-
-    #[test]
     fn ipv6_packet_too_big() {
         let packet = Sample::tcp(true).build(&[7; 1428]);
         let message = answer(&packet, 1402).unwrap();
@@ -217,6 +198,22 @@ mod tests {
         assert_eq!(message[48..], packet[..1232]);
         let pseudo = checksum::pseudo_header(&message[8..40], ICMPV6, 1240);
         assert!(checksum::is_valid(pseudo + checksum::sum(&message[40..])));
+    }
+
+    #[test]
+    fn ipv6_without_a_route() {
+        let packet = Sample::udp(true).build(b"lost");
+        let mut out = [0xee; 1280];
+        let len = no_route(&packet, &mut out).unwrap();
+        assert_eq!(out[40..42], [1, 0]);
+        assert_eq!(out[44..48], [0; 4]);
+        assert_eq!(out[48..len], packet[..]);
+        let pseudo = checksum::pseudo_header(&out[8..40], ICMPV6, len - 40);
+        assert!(checksum::is_valid(pseudo + checksum::sum(&out[40..len])));
+        assert_eq!(no_route(&Sample::udp(false).build(b"lost"), &mut out), None);
+        let mut multicast = packet;
+        multicast[24] = 0xff;
+        assert_eq!(no_route(&multicast, &mut out), None);
     }
 
     #[test]

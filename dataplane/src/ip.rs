@@ -191,6 +191,13 @@ impl<'a> IpView<'a> {
         }
     }
 
+    /// True for a TCP segment, or the first fragment of one.
+    #[inline]
+    pub fn is_tcp(&self) -> bool {
+        self.transport()
+            .is_some_and(|transport| transport.protocol == TCP)
+    }
+
     /// Follows the IPv6 extension headers (RFC 8200 §4). Only for IPv6.
     #[inline]
     pub(crate) fn chain(&self) -> Option<Chain> {

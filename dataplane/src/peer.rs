@@ -2,7 +2,7 @@
 //! the path to each.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::command::{Endpoint, PeerConfig, PeerHandle};
@@ -12,6 +12,17 @@ use crate::stats::add;
 
 /// Seconds a learned path MTU is believed (the kernel's own `mtu_expires`).
 const PATH_MTU_LIFETIME: u32 = 600;
+
+/// Path MTUs below these are not believed (the kernel's own `min_pmtu`, and RFC 8200 §5): a forged
+/// report must not be able to close the tunnel.
+const MIN_PATH_MTU_V4: u32 = 552;
+const MIN_PATH_MTU_V6: u32 = 1280;
+
+/// Seconds between two log lines about one peer's path MTU.
+const NOTICE_INTERVAL: u32 = 10;
+
+/// Too-big hints to the inside in one second.
+const HINTS_PER_SECOND: u32 = 32;
 
 /// A peer and the data half of its session.
 pub(crate) struct Peer {
@@ -28,7 +39,17 @@ pub(crate) struct Peer {
     limits_expire: u32,
     /// Counted since the last publication.
     pub(crate) sums: Sums,
+    /// Largest MSS allowed in a SYN: the configured one, or what the path carries if that is less.
+    pub(crate) mss_v4: u16,
+    pub(crate) mss_v6: u16,
+    /// As the kernel reported it; 0: nothing known.
     path_mtu: u32,
+    /// When the last log line about it was written.
+    noticed: Option<u32>,
+    hints: u32,
+    hints_second: u32,
+    /// In the table's list of those to publish.
+    touched: bool,
 }
 
 /// Bytes and packets.
@@ -51,6 +72,8 @@ impl Peer {
     fn new(handle: PeerHandle, config: PeerConfig) -> Self {
         Peer {
             handle,
+            mss_v4: config.mss_v4,
+            mss_v6: config.mss_v6,
             config,
             keys: KeySlots::new(),
             key_totals: [Totals::default(); 8],
@@ -59,6 +82,10 @@ impl Peer {
             limits_expire: 0,
             sums: Sums::default(),
             path_mtu: 0,
+            noticed: None,
+            hints: 0,
+            hints_second: 0,
+            touched: false,
         }
     }
 
@@ -71,32 +98,73 @@ impl Peer {
     }
 
     /// Takes in a path MTU the kernel reported. Datagrams beyond it leave GSO, which does not
-    /// fragment; where fragments are refused they cannot be sent at all.
-    pub(crate) fn set_path_mtu(&mut self, mtu: u32, refuses_fragments: bool, now: u32) {
-        let payload = (mtu as usize).saturating_sub(self.outer_headers());
-        // No IP link is smaller than 68 bytes (RFC 791); less is a forged or broken report.
-        if mtu < 68 || payload > MAX_DATAGRAM {
-            return;
+    /// fragment; where fragments are refused they cannot be sent at all. Returns it if it is news.
+    fn set_path_mtu(&mut self, mtu: u32, refuses_fragments: bool, now: u32) -> Option<u32> {
+        let mtu = mtu.max(match self.config.endpoint.remote {
+            SocketAddr::V4(_) => MIN_PATH_MTU_V4,
+            SocketAddr::V6(_) => MIN_PATH_MTU_V6,
+        });
+        let payload = mtu as usize - self.outer_headers();
+        // Nothing reports that a path got wider, so a larger one is old or forged.
+        if payload > MAX_DATAGRAM || (self.path_mtu != 0 && mtu > self.path_mtu) {
+            return None;
+        }
+        self.limits_expire = now.saturating_add(PATH_MTU_LIFETIME);
+        if mtu == self.path_mtu {
+            return None;
         }
         self.path_mtu = mtu;
         self.gso_limit = payload;
         if refuses_fragments {
             self.datagram_limit = payload;
         }
-        self.limits_expire = now.saturating_add(PATH_MTU_LIFETIME);
+        self.fit_mss();
+        let quiet = self
+            .noticed
+            .is_some_and(|then| now.saturating_sub(then) < NOTICE_INTERVAL);
+        if quiet {
+            return None;
+        }
+        self.noticed = Some(now);
+        Some(mtu)
     }
 
     /// Keeps datagrams of this size and above out of GSO for some time.
     pub(crate) fn limit_gso(&mut self, too_large: usize, now: u32, seconds: u32) {
         self.gso_limit = self.gso_limit.min(too_large.saturating_sub(1));
-        self.limits_expire = now.saturating_add(seconds);
+        self.limits_expire = self.limits_expire.max(now.saturating_add(seconds));
     }
 
-    /// Forgets limits whose time has passed.
-    pub(crate) fn expire_limits(&mut self, now: u32) {
-        if self.limits_expire != 0 && now >= self.limits_expire {
-            self.forget_limits();
+    /// Whether the sender of a packet that the kernel will fragment may be told of the path MTU.
+    pub(crate) fn may_hint(&mut self, now: u32) -> bool {
+        if self.path_mtu == 0 {
+            return false;
         }
+        if self.hints_second != now {
+            self.hints_second = now;
+            self.hints = 0;
+        }
+        self.hints += 1;
+        self.hints <= HINTS_PER_SECOND
+    }
+
+    /// Makes the MSS limits follow the configuration, the path and the sending key.
+    pub(crate) fn fit_mss(&mut self) {
+        (self.mss_v4, self.mss_v6) = (self.config.mss_v4, self.config.mss_v6);
+        if self.path_mtu == 0 {
+            return;
+        }
+        let datagram = self.path_mtu as usize - self.outer_headers();
+        let Some(key) = self.keys.sender() else {
+            return;
+        };
+        let inner = key.max_inner(datagram);
+        let fit = |mss: u16, headers: usize| {
+            let room = u16::try_from(inner.saturating_sub(headers)).unwrap_or(u16::MAX);
+            mss.min(room)
+        };
+        self.mss_v4 = fit(self.mss_v4, 20 + 20);
+        self.mss_v6 = fit(self.mss_v6, 40 + 20);
     }
 
     /// Counts `packets` sealed datagrams of `bytes` in total under the sending key.
@@ -162,6 +230,7 @@ impl Peer {
         self.gso_limit = MAX_DATAGRAM;
         self.limits_expire = 0;
         self.path_mtu = 0;
+        self.fit_mss();
     }
 }
 
@@ -179,6 +248,8 @@ pub(crate) struct PeerTable {
     by_handle: HashMap<PeerHandle, usize>,
     by_address: HashMap<SocketAddr, usize>,
     by_peer_id: HashMap<u32, usize>,
+    /// Peers that something was asked of since the last publication. Sized when a peer is added.
+    touched: Vec<usize>,
     /// The peer, when there is exactly one.
     only: Option<usize>,
 }
@@ -194,6 +265,7 @@ impl PeerTable {
                 }
                 peer.keys.reconfigure(config.tx_peer_id, config.framing);
                 peer.config = config;
+                peer.fit_mss();
             }
             self.index(index);
             return;
@@ -209,6 +281,7 @@ impl PeerTable {
                 self.slots.len() - 1
             }
         };
+        self.touched.reserve(self.slots.len());
         self.by_handle.insert(handle, index);
         self.index(index);
     }
@@ -230,12 +303,56 @@ impl PeerTable {
         self.by_handle.get(&handle).copied()
     }
 
+    /// The peer in this slot, which is published after the batch.
+    #[inline]
     pub(crate) fn get(&mut self, index: usize) -> Option<&mut Peer> {
-        self.slots.get_mut(index)?.as_deref_mut()
+        let peer = self.slots.get_mut(index)?.as_deref_mut()?;
+        if !std::mem::replace(&mut peer.touched, true) {
+            self.touched.push(index);
+        }
+        Some(peer)
     }
 
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Peer> {
-        self.slots.iter_mut().flatten().map(|peer| &mut **peer)
+    /// Publishes the counters of the peers that anything was done with.
+    pub(crate) fn publish(&mut self) {
+        for index in self.touched.drain(..) {
+            if let Some(Some(peer)) = self.slots.get_mut(index) {
+                peer.touched = false;
+                peer.publish();
+            }
+        }
+    }
+
+    /// Takes in a path MTU for all peers at this address. Returns it if that is worth a log line.
+    pub(crate) fn set_path_mtu(
+        &mut self,
+        address: IpAddr,
+        mtu: u32,
+        refuses_fragments: bool,
+        now: u32,
+    ) -> Option<u32> {
+        let mut news = None;
+        for index in 0..self.slots.len() {
+            let at_address = self.slots[index]
+                .as_ref()
+                .is_some_and(|peer| peer.config.endpoint.remote.ip() == address);
+            if at_address && let Some(peer) = self.get(index) {
+                news = peer.set_path_mtu(mtu, refuses_fragments, now).or(news);
+            }
+        }
+        news
+    }
+
+    /// Forgets limits whose time has passed.
+    pub(crate) fn expire_limits(&mut self, now: u32) {
+        for index in 0..self.slots.len() {
+            let expired = self.slots[index]
+                .as_ref()
+                .is_some_and(|peer| peer.limits_expire != 0 && now >= peer.limits_expire);
+            if expired && let Some(peer) = self.get(index) {
+                peer.forget_limits();
+            }
+        }
     }
 
     /// The peer a received data packet may belong to. Whether it may come from this address is for
@@ -307,6 +424,8 @@ impl PeerTable {
 mod tests {
     use super::*;
     use crate::framing::Framing;
+    use crate::key_slot::Cipher;
+    use crate::worker::testing::key_pair;
     use std::sync::Arc;
 
     fn config(remote: &str, rx_peer_id: Option<u32>) -> PeerConfig {
@@ -364,16 +483,72 @@ mod tests {
     fn path_limits_are_learned_and_forgotten() {
         let mut table = PeerTable::default();
         table.set(PeerHandle(1), config("192.0.2.1:1194", None));
+        let ip = "192.0.2.1".parse().unwrap();
+        let limits = |table: &mut PeerTable| {
+            let peer = table.get(0).unwrap();
+            (peer.datagram_limit, peer.gso_limit)
+        };
+        assert_eq!(table.set_path_mtu(ip, 1400, false, 5), Some(1400));
+        assert_eq!(limits(&mut table), (MAX_DATAGRAM, 1372));
+        // No second line so soon, and none about another address or a wider path.
+        assert_eq!(table.set_path_mtu(ip, 1300, true, 6), None);
+        let other = "192.0.2.2".parse().unwrap();
+        assert_eq!(table.set_path_mtu(other, 1200, true, 99), None);
+        assert_eq!(table.set_path_mtu(ip, 1400, true, 99), None);
+        assert_eq!(limits(&mut table), (1272, 1272));
+        table.expire_limits(605);
+        assert_eq!(limits(&mut table), (1272, 1272));
+        table.expire_limits(606);
+        assert_eq!(limits(&mut table), (MAX_DATAGRAM, MAX_DATAGRAM));
+    }
+
+    #[test]
+    fn a_forged_path_mtu_leaves_room_to_work() {
+        for (remote, mtu, payload) in [
+            ("192.0.2.1:1194", 552, 524),
+            ("[2001:db8::1]:1194", 1280, 1232),
+        ] {
+            let remote: SocketAddr = remote.parse().unwrap();
+            let mut table = PeerTable::default();
+            table.set(PeerHandle(1), config(&remote.to_string(), None));
+            assert_eq!(table.set_path_mtu(remote.ip(), 0, true, 5), Some(mtu));
+            assert_eq!(table.get(0).unwrap().datagram_limit, payload);
+        }
+    }
+
+    #[test]
+    fn a_narrow_path_lowers_the_mss_until_it_is_forgotten() {
+        let (keys, _) = key_pair(Cipher::Aes256Gcm);
+        let mut table = PeerTable::default();
+        let mut wide = config("192.0.2.1:1194", None);
+        (wide.mss_v4, wide.mss_v6) = (1400, 0);
+        table.set(PeerHandle(1), wide);
         let peer = table.get(0).unwrap();
-        peer.set_path_mtu(20, true, 5);
-        assert_eq!(peer.datagram_limit, MAX_DATAGRAM);
-        peer.set_path_mtu(1400, false, 5);
-        assert_eq!((peer.datagram_limit, peer.gso_limit), (MAX_DATAGRAM, 1372));
-        peer.set_path_mtu(1300, true, 5);
-        assert_eq!((peer.datagram_limit, peer.gso_limit), (1272, 1272));
-        peer.expire_limits(604);
-        assert_eq!(peer.datagram_limit, 1272);
-        peer.expire_limits(605);
-        assert_eq!(peer.datagram_limit, MAX_DATAGRAM);
+        peer.keys
+            .install(0, &keys, Some(1), Framing::None, 64, 15)
+            .unwrap();
+        peer.keys.use_key(0);
+        table.set_path_mtu("192.0.2.1".parse().unwrap(), 1300, false, 5);
+        let peer = table.get(0).unwrap();
+        // 1300 less IP, UDP and sealing, less the inner IP and TCP headers; `mssfix 0` stays off.
+        assert_eq!((peer.mss_v4, peer.mss_v6), (1300 - 28 - 24 - 40, 0));
+        table.move_endpoint(0, Endpoint::new("192.0.2.7:1".parse().unwrap()));
+        assert_eq!(table.get(0).unwrap().mss_v4, 1400);
+    }
+
+    #[test]
+    fn only_peers_that_did_something_are_published() {
+        let mut table = PeerTable::default();
+        for i in 0..3u32 {
+            table.set(PeerHandle(i), config("192.0.2.1:1194", Some(i)));
+        }
+        table.get(1).unwrap().count_received(10, 0);
+        assert_eq!(table.touched, [1]);
+        table.get(1).unwrap().count_received(10, 0);
+        assert_eq!(table.touched, [1]);
+        table.publish();
+        assert!(table.touched.is_empty());
+        let stats = Arc::clone(&table.get(1).unwrap().config.stats);
+        assert_eq!(stats.wire_rx_bytes.load(Relaxed), 20);
     }
 }

@@ -63,6 +63,8 @@ pub(crate) struct TunMessage {
     pub(crate) start: usize,
     /// Bytes, virtio header included.
     pub(crate) len: usize,
+    /// There is a virtio header. Another queue may be attached by the time this is looked at.
+    pub(crate) vnet: bool,
 }
 
 /// One send: a run of sealed datagrams in the send slab.

@@ -50,8 +50,22 @@ pub use self::engine::IoChoice;
 /// Commands that may wait for the worker.
 const COMMAND_QUEUE: usize = 256;
 
-/// Events that may wait for the control thread; control packets beyond are dropped.
+/// Events that may wait for the control thread.
 const EVENT_QUEUE: usize = 1024;
+
+/// Control packets, which anybody can send, leave this much of the queue to what the worker and
+/// authenticated peers have to say.
+const RESERVED_EVENTS: usize = 128;
+
+/// Batches in a row without any work before the worker pauses in each: an error that the kernel
+/// reports again and again must not take a whole CPU.
+const MAX_FRUITLESS: u32 = 256;
+
+/// How long that pause is.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// How long the end of a worker may wait to be told.
+const LAST_WORD_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long [`WorkerHandle::send`] waits for room before it gives the worker up.
 const SEND_LIMIT: Duration = Duration::from_secs(5);
@@ -98,6 +112,8 @@ pub struct Worker {
     receive: Receive,
     transmit: Transmit,
     shared: Shared,
+    /// Batches in a row that found nothing to do.
+    fruitless: u32,
 }
 
 /// What every stage may use.
@@ -210,6 +226,7 @@ impl Worker {
             receive: Receive::new(),
             transmit: Transmit::new(shared.udp.has_gso()),
             shared,
+            fruitless: 0,
         };
         if let Some(notice) = notice {
             worker.shared.fall_back(notice);
@@ -236,7 +253,7 @@ impl Worker {
                 Ok(false) => break,
                 Err(error) => {
                     let reason = format!("the packet path stopped: {error}");
-                    self.shared.outbox.send(Event::Failed(reason));
+                    self.shared.outbox.send_last(Event::Failed(reason));
                     break;
                 }
             }
@@ -250,8 +267,9 @@ impl Worker {
     /// to stop. An error is the engine's end.
     fn batch(&mut self) -> io::Result<bool> {
         self.inbox.clear();
-        self.engine.wait(true, &mut self.inbox)?;
-        self.shared.now = self.shared.seconds();
+        let woken = self.engine.wait(true, &mut self.inbox)?;
+        self.pause_if_idle(woken);
+        self.tick();
         if !self.run_commands()? {
             return Ok(false);
         }
@@ -298,6 +316,27 @@ impl Worker {
         self.publish();
         self.shared.outbox.flush();
         Ok(true)
+    }
+
+    /// Waiting that keeps finding nothing is slowed down.
+    fn pause_if_idle(&mut self, woken: bool) {
+        if woken || !self.inbox.rx.is_empty() || !self.inbox.tun.is_empty() {
+            self.fruitless = 0;
+            return;
+        }
+        self.fruitless = self.fruitless.saturating_add(1);
+        if self.fruitless > MAX_FRUITLESS {
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Reads the clock; what ends by time is looked at once a second.
+    fn tick(&mut self) {
+        let now = self.shared.seconds();
+        if now != self.shared.now {
+            self.shared.now = now;
+            self.peers.expire_limits(now);
+        }
     }
 
     fn run_commands(&mut self) -> io::Result<bool> {
@@ -350,16 +389,20 @@ impl Worker {
                     config.replay_window,
                     config.replay_time,
                 );
-                peer.key_totals[usize::from(key_id & 7)] = Totals::default();
-                if let Err(error) = installed {
-                    self.shared
-                        .notice(format!("key {key_id} cannot be used: {error}"));
+                match installed {
+                    Ok(()) => peer.key_totals[usize::from(key_id & 7)] = Totals::default(),
+                    Err(error) => self
+                        .shared
+                        .notice(format!("key {key_id} cannot be used: {error}")),
                 }
             }
             Command::UseKey(handle, key_id) => {
-                if let Some(peer) = self.peers.by_handle(handle)
-                    && !peer.keys.use_key(key_id)
-                {
+                let Some(peer) = self.peers.by_handle(handle) else {
+                    return;
+                };
+                if peer.keys.use_key(key_id) {
+                    peer.fit_mss();
+                } else {
                     self.shared
                         .notice(format!("key {key_id} is to be used but not installed"));
                 }
@@ -387,10 +430,7 @@ impl Worker {
     }
 
     fn publish(&mut self) {
-        for peer in self.peers.iter_mut() {
-            peer.expire_limits(self.shared.now);
-            peer.publish();
-        }
+        self.peers.publish();
         let counts = std::mem::take(&mut self.shared.counts);
         let stats = &self.shared.stats;
         for (total, count) in stats.drops.iter().zip(counts.drops) {
@@ -494,6 +534,17 @@ impl Outbox {
         let sent = self.events.try_send(event).is_ok();
         self.sent |= sent;
         sent
+    }
+
+    /// Queues the last event there will be, if need be when there is room again.
+    fn send_last(&mut self, event: Event) {
+        self.flush();
+        self.sent |= self.events.send_timeout(event, LAST_WORD_LIMIT).is_ok();
+    }
+
+    /// Whether the queue may take what nobody has authenticated.
+    fn has_room_for_strangers(&self) -> bool {
+        self.events.len() < EVENT_QUEUE - RESERVED_EVENTS
     }
 
     /// Wakes the control thread if there is something new for it.

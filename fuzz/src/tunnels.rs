@@ -132,3 +132,33 @@ fn context(role: TlsRole) -> Arc<TlsContext> {
     let (context, _) = TlsContext::new(&settings).expect("fixed certificates");
     Arc::new(context)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without this the session target could exercise nothing but the first packets.
+    #[test]
+    fn the_two_ends_complete_a_handshake() {
+        for kind in 0..3 {
+            let start = Instant::now();
+            let mut ends =
+                [TlsRole::Client, TlsRole::Server].map(|role| End::new(role, kind, start));
+            for _ in 0..20 {
+                for from in [0, 1] {
+                    let mut out = Vec::new();
+                    ends[from].drain(now(start, Duration::ZERO), &mut out);
+                    let source = ends[from].endpoint;
+                    for mut datagram in out {
+                        let to = &mut ends[1 - from].tunnel;
+                        to.handle_datagram(now(start, Duration::ZERO), source, &mut datagram);
+                    }
+                }
+            }
+            assert!(
+                ends.iter().all(|end| end.keys_used == 1 && !end.failed),
+                "wrap {kind}"
+            );
+        }
+    }
+}

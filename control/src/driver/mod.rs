@@ -260,6 +260,7 @@ impl Program {
             Signals::install().map_err(|e| Ending::fatal(format!("cannot catch signals: {e}")))?;
         let (tls, warnings) = tls_setup::context(&options).map_err(Ending::fatal)?;
         for warning in warnings {
+            let warning = warning.strip_prefix("WARNING: ").unwrap_or(&warning);
             log::warn!("WARNING: {warning}");
         }
         let privileges = privileges::plan(
@@ -459,6 +460,7 @@ impl Program {
         };
         if hook == Hook::Up {
             log::notice!("Preserving previous TUN/TAP instance: {}", interface.name());
+            self.env.unset("signal");
         } else {
             self.env.set("signal", self.cause.script_name());
         }

@@ -13,6 +13,9 @@ use crate::tls::{self, CrlSource, RemoteCertTls, TlsContext, TlsError, TlsSettin
 /// asks for its password.
 pub(super) fn context(options: &Options) -> Result<(TlsContext, Vec<String>), String> {
     let mut settings = settings(options)?;
+    if let Some(text) = tls::own_expired(&settings) {
+        return Err(text);
+    }
     match TlsContext::new(&settings) {
         Err(TlsError::KeyPasswordMissing) => {
             settings.key_password = Some(password::key_passphrase(None)?);

@@ -43,12 +43,25 @@ impl DataKeyTable {
         }
     }
 
-    /// A key was made by a negotiation that began at `started`. With `new_session` every older key
-    /// belongs to a session that is gone. `longest` is the longest deferral of the new key.
+    /// A key was made: it receives from now on.
+    pub(super) fn installed(&mut self, key_id: u8) {
+        self.keys.retain(|k| k.key_id != key_id);
+        self.keys.push(DataKey {
+            key_id,
+            must_die: None,
+        });
+        if self.next.is_some_and(|(next, _)| next == key_id) {
+            self.next = None;
+        }
+    }
+
+    /// The peer has the key `key_id` too, made by a negotiation that began at `started`: it will
+    /// send. With `new_session` every older key belongs to a session that is gone. `longest` is the
+    /// longest deferral of the new key.
     ///
     /// The deferral is also at most half the time since the key before: the peer may renegotiate
     /// more often than we would, and forgets the old key when its next renegotiation begins.
-    pub(super) fn installed(
+    pub(super) fn ready(
         &mut self,
         key_id: u8,
         new_session: bool,
@@ -56,19 +69,14 @@ impl DataKeyTable {
         longest: Duration,
         now: Instant,
     ) {
-        self.keys.retain(|k| k.key_id != key_id);
-        for key in &mut self.keys {
-            let end = now + self.tran_window;
-            key.must_die = Some(match key.must_die {
-                _ if new_session => now,
-                Some(at) => at.min(end),
-                None => end,
-            });
+        let end = if new_session {
+            now
+        } else {
+            now + self.tran_window
+        };
+        for key in self.keys.iter_mut().filter(|k| k.key_id != key_id) {
+            key.must_die = Some(key.must_die.map_or(end, |at| at.min(end)));
         }
-        self.keys.push(DataKey {
-            key_id,
-            must_die: None,
-        });
         let since_last = self
             .newest
             .replace(now)
@@ -153,10 +161,12 @@ mod tests {
     fn the_first_key_sends_at_once_and_the_second_waits() {
         let t = Instant::now();
         let mut keys = DataKeyTable::new(3600 * S);
-        keys.installed(0, true, t, HAND, t);
+        keys.installed(0);
+        keys.ready(0, true, t, HAND, t);
         assert_eq!(keys.poll(t), [KeyChange::Use(0)]);
         keys.retire_sending(t + 1000 * S);
-        keys.installed(1, false, t + 1000 * S, HAND, t + 1001 * S);
+        keys.installed(1);
+        keys.ready(1, false, t + 1000 * S, HAND, t + 1001 * S);
         assert_eq!(keys.poll(t + 1059 * S), []);
         assert_eq!(keys.sending(), Some(0));
         assert_eq!(keys.poll(t + 1060 * S), [KeyChange::Use(1)]);
@@ -168,13 +178,15 @@ mod tests {
     fn a_peer_that_rekeys_often_never_sees_a_key_it_forgot() {
         let t = Instant::now();
         let mut keys = DataKeyTable::new(3600 * S);
-        keys.installed(0, true, t, HAND, t);
+        keys.installed(0);
+        keys.ready(0, true, t, HAND, t);
         keys.poll(t);
         for n in 1..6u32 {
             // The peer knows keys n-1 and n until it begins key n+1, eight seconds later.
             let begin = t + n * 8 * S;
             keys.retire_sending(begin);
-            keys.installed(n as u8, false, begin, HAND, begin);
+            keys.installed(n as u8);
+            keys.ready(n as u8, false, begin, HAND, begin);
             keys.poll(begin + 7 * S);
             assert_eq!(keys.sending(), Some(n as u8));
         }
@@ -184,11 +196,14 @@ mod tests {
     fn a_new_session_ends_every_older_key() {
         let t = Instant::now();
         let mut keys = DataKeyTable::new(3600 * S);
-        keys.installed(0, true, t, HAND, t);
+        keys.installed(0);
+        keys.ready(0, true, t, HAND, t);
         keys.poll(t);
-        keys.installed(1, false, t, HAND, t);
+        keys.installed(1);
+        keys.ready(1, false, t, HAND, t);
         keys.poll(t + 2 * S);
-        keys.installed(0, true, t, HAND, t + 3 * S);
+        keys.installed(0);
+        keys.ready(0, true, t, HAND, t + 3 * S);
         assert_eq!(
             keys.poll(t + 3 * S),
             [KeyChange::Use(0), KeyChange::Remove(1)]
@@ -199,10 +214,12 @@ mod tests {
     fn a_short_transition_window_does_not_strand_the_sender() {
         let t = Instant::now();
         let mut keys = DataKeyTable::new(2 * S);
-        keys.installed(0, true, t, HAND, t);
+        keys.installed(0);
+        keys.ready(0, true, t, HAND, t);
         keys.poll(t);
         keys.retire_sending(t + 1000 * S);
-        keys.installed(1, false, t + 1000 * S, HAND, t + 1000 * S);
+        keys.installed(1);
+        keys.ready(1, false, t + 1000 * S, HAND, t + 1000 * S);
         assert_eq!(keys.poll(t + 1001 * S), [KeyChange::Use(1)]);
     }
 }

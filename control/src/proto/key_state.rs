@@ -8,10 +8,13 @@
 //! A [`KeyState`] never leaves `Active` by itself: whether data keys may be made is the tunnel's
 //! decision (protocol §2.3), which it records with [`KeyState::mark_generated`].
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringway_dataplane::command::Endpoint;
+
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::error::KeyMessageError;
 use super::key_derivation::KeySource;
@@ -34,6 +37,11 @@ const ACKS_ALONE: usize = 8;
 /// Plaintext held while a message is incomplete; a whole message fits into 2048 bytes (protocol §5),
 /// a push bundle into 1024.
 const MAX_PLAINTEXT: usize = 16 * 1024;
+/// TLS bytes that wait for room in the send window. Our own handshake flight with a long certificate
+/// chain fits many times; what else grows is caused by a peer that talks and never acknowledges.
+const MAX_OUTGOING: usize = 256 * 1024;
+/// Control messages that wait for a negotiation to end.
+const MAX_WAITING_MESSAGES: usize = 16;
 
 /// How far a negotiation has come, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,11 +89,10 @@ pub(super) struct Settings {
 }
 
 /// What we put into our key message; credentials may change between negotiations.
-#[derive(Clone)]
 pub(super) struct OwnMessage {
     pub(super) options: String,
-    pub(super) username: Option<String>,
-    pub(super) password: Option<String>,
+    pub(super) username: Option<Zeroizing<String>>,
+    pub(super) password: Option<Zeroizing<String>>,
     pub(super) peer_info: Option<String>,
 }
 
@@ -97,7 +104,10 @@ pub(super) struct KeyState {
     pub(super) endpoint: Option<Endpoint>,
     /// When our reset was queued; the deferral of the new key counts from here (protocol §2.6).
     pub(super) started: Option<Instant>,
-    pub(super) active_at: Option<Instant>,
+    /// The last packet of this negotiation that was accepted.
+    pub(super) last_heard: Option<Instant>,
+    /// The data keys have been made; peers may use them from now on.
+    pub(super) keys_made: bool,
     pub(super) own_source: KeySource,
     pub(super) peer_message: Option<KeyMessage>,
     /// The other end has begun this negotiation too (its reset arrived).
@@ -111,9 +121,13 @@ pub(super) struct KeyState {
     /// TLS bytes not yet cut into control packets.
     outgoing: Vec<u8>,
     plaintext: Vec<u8>,
-    messages: Vec<String>,
+    messages: VecDeque<String>,
+    /// Control messages to be sent once that is possible.
+    waiting: VecDeque<String>,
     next_is_wkc: bool,
     first_payload: bool,
+    /// The next hard reset is to go without acks.
+    bare_reset: bool,
     must_negotiate: Option<Instant>,
 }
 
@@ -126,8 +140,8 @@ impl KeyState {
         own_source: KeySource,
     ) -> Self {
         let mut message = KeyMessage::new(&own_source, settings.role, own.options.clone());
-        message.username.clone_from(&own.username);
-        message.password.clone_from(&own.password);
+        message.username = own.username.as_ref().map(|s| s.to_string());
+        message.password = own.password.as_ref().map(|s| s.to_string());
         message.peer_info.clone_from(&own.peer_info);
         KeyState {
             key_id,
@@ -135,7 +149,8 @@ impl KeyState {
             peer_sid: None,
             endpoint: None,
             started: None,
-            active_at: None,
+            last_heard: None,
+            keys_made: false,
             own_message: message.encode(settings.role),
             own_source,
             peer_message: None,
@@ -147,15 +162,18 @@ impl KeyState {
             tls: None,
             outgoing: Vec::new(),
             plaintext: Vec::new(),
-            messages: Vec::new(),
+            messages: VecDeque::new(),
+            waiting: VecDeque::new(),
             next_is_wkc: false,
             first_payload: true,
+            bare_reset: false,
             must_negotiate: None,
         }
     }
 
     /// Takes an authenticated packet of this key_id: its acks, then its payload.
     pub(super) fn receive(&mut self, packet: &ControlPacket<'_>, now: Instant) {
+        self.last_heard = Some(now);
         for &id in &packet.acks {
             self.send.ack(id);
         }
@@ -194,7 +212,7 @@ impl KeyState {
             self.phase = Phase::Start;
         }
         if self.phase >= Phase::PreStart {
-            self.feed_tls()?;
+            self.feed_tls(wrap.wkc_len() > 0)?;
         }
         if self.phase >= Phase::Start {
             self.exchange_keys(settings.role)?;
@@ -202,7 +220,12 @@ impl KeyState {
         }
         if self.phase == Phase::BothKeys && self.all_acked() {
             self.phase = Phase::Active;
-            self.active_at = Some(now.instant);
+        }
+        if self.phase >= Phase::Active {
+            while let Some(text) = self.waiting.pop_front() {
+                self.write_message(&text)?;
+            }
+            self.cut_into_packets(settings, wrap);
         }
         if self.phase < Phase::Active
             && let Some(end) = self.must_negotiate
@@ -211,7 +234,7 @@ impl KeyState {
             return Err(KeyError::HandWindow(settings.hand_window.as_secs()));
         }
         if self.phase >= Phase::Active {
-            self.take_messages()?;
+            self.take_messages();
         }
         Ok(())
     }
@@ -221,17 +244,68 @@ impl KeyState {
         self.phase = Phase::Generated;
     }
 
-    /// A complete control message from the peer, in order.
-    pub(super) fn poll_message(&mut self) -> Option<String> {
-        if self.messages.is_empty() {
-            None
-        } else {
-            Some(self.messages.remove(0))
+    /// Forgets what the data keys were derived from, and the peer's password.
+    pub(super) fn forget_secrets(&mut self) {
+        self.own_source.pre_master.zeroize();
+        self.own_source.random1.zeroize();
+        self.own_source.random2.zeroize();
+        if let Some(message) = &mut self.peer_message {
+            message.pre_master.zeroize();
+            message.random1.zeroize();
+            message.random2.zeroize();
+            message.password.zeroize();
         }
     }
 
-    /// Queues a control message; one TLS record, NUL-terminated (protocol §8).
+    /// The peer has evidently received everything: it has moved on.
+    pub(super) fn assume_delivered(&mut self) {
+        if self.phase == Phase::BothKeys {
+            self.phase = Phase::Active;
+        }
+    }
+
+    /// Our reset is on its way and nobody has acknowledged it.
+    pub(super) fn is_unanswered(&self) -> bool {
+        self.phase == Phase::PreStart && !self.send.is_empty()
+    }
+
+    /// Takes another peer in place of one that never answered.
+    pub(super) fn begin_with(&mut self, sid: SessionId, endpoint: Endpoint) {
+        self.peer_sid = Some(sid);
+        self.endpoint = Some(endpoint);
+        self.peer_started = false;
+        self.first_payload = true;
+        self.next_is_wkc = false;
+        self.recv = ReliableRecv::new(RECV_WINDOW);
+        self.acks = AckQueue::new();
+    }
+
+    /// Lines of TLS for the log since the last call.
+    pub(super) fn take_log(&mut self) -> Vec<String> {
+        self.tls
+            .as_mut()
+            .map(TlsSession::take_log)
+            .unwrap_or_default()
+    }
+
+    /// A complete control message from the peer, in order.
+    pub(super) fn poll_message(&mut self) -> Option<String> {
+        self.messages.pop_front()
+    }
+
+    /// Sends a control message, or keeps it until that is possible.
     pub(super) fn send_message(&mut self, text: &str) -> Result<(), KeyError> {
+        if self.phase >= Phase::Active {
+            return self.write_message(text);
+        }
+        if self.waiting.len() < MAX_WAITING_MESSAGES {
+            self.waiting.push_back(text.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Queues a control message; one TLS record, NUL-terminated (protocol §8).
+    fn write_message(&mut self, text: &str) -> Result<(), KeyError> {
         let Some(tls) = &mut self.tls else {
             return Ok(());
         };
@@ -241,6 +315,17 @@ impl KeyState {
             .map_err(|e| KeyError::Tls(e.to_string()))?;
         tls.read_ciphertext(&mut self.outgoing);
         Ok(())
+    }
+
+    /// Bytes and messages held for the peer or from it, without the fixed-size windows.
+    pub(super) fn retained(&self) -> usize {
+        let queued = self.messages.iter().chain(&self.waiting);
+        self.outgoing.len() + self.plaintext.len() + queued.map(String::len).sum::<usize>()
+    }
+
+    /// A control message still waits for this negotiation to end.
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// Everything sent so far has been acknowledged.
@@ -253,13 +338,6 @@ impl KeyState {
         self.tls.as_ref()
     }
 
-    /// Lines about the peer's certificate that came up since the last call.
-    pub(super) fn take_tls_log(&mut self) -> Vec<String> {
-        self.tls
-            .as_mut()
-            .map_or_else(Vec::new, TlsSession::take_log)
-    }
-
     /// Wraps the next packet that is due into `out`.
     pub(super) fn poll_transmit(
         &mut self,
@@ -270,9 +348,15 @@ impl KeyState {
     ) -> Option<Endpoint> {
         let endpoint = self.endpoint?;
         if let Some((opcode, id, payload)) = self.send.poll(now) {
+            // Whoever spoke first need not be the peer, and the peer drops a packet that echoes
+            // another's session id: every other call goes to whom it may concern.
+            let bare = opcode.is_hard_reset() && self.reset != Opcode::HardResetServerV2 && {
+                self.bare_reset = !self.bare_reset;
+                !self.bare_reset
+            };
             let acks = match self.peer_sid {
-                Some(_) => self.acks.take(ACKS_WITH_PAYLOAD),
-                None => Default::default(),
+                Some(_) if !bare => self.acks.take(ACKS_WITH_PAYLOAD),
+                _ => Default::default(),
             };
             let packet = ControlPacket {
                 opcode,
@@ -322,7 +406,7 @@ impl KeyState {
         self.cut_into_packets(settings, wrap);
     }
 
-    fn feed_tls(&mut self) -> Result<(), KeyError> {
+    fn feed_tls(&mut self, early_negotiation: bool) -> Result<(), KeyError> {
         // Before TLS exists only the reset itself (id 0) may be taken off the window.
         while self.first_payload || self.tls.is_some() {
             let Some(payload) = self.recv.next() else {
@@ -330,7 +414,10 @@ impl KeyState {
             };
             if self.first_payload {
                 self.first_payload = false;
-                self.take_early_negotiation(&payload)?;
+                // Nobody else may make us read a payload that need not be authenticated.
+                if early_negotiation {
+                    self.take_early_negotiation(&payload)?;
+                }
                 continue;
             }
             let Some(tls) = &mut self.tls else { break };
@@ -341,10 +428,17 @@ impl KeyState {
             fed?;
             tls.read_plaintext(&mut self.plaintext)
                 .map_err(|e| KeyError::Tls(e.to_string()))?;
+            // What is complete makes room for what is not.
+            if self.phase >= Phase::Active {
+                self.take_messages();
+            }
             if self.plaintext.len() > MAX_PLAINTEXT {
                 return Err(KeyError::Peer(
                     "the peer's control message is too long".into(),
                 ));
+            }
+            if self.outgoing.len() > MAX_OUTGOING {
+                return Err(KeyError::Peer("the peer acknowledges nothing".into()));
             }
         }
         Ok(())
@@ -384,9 +478,11 @@ impl KeyState {
             TlsRole::Server => self.phase == Phase::Start,
         };
         if read_now && !self.plaintext.is_empty() {
-            match KeyMessage::parse_prefix(peer_role, &self.plaintext) {
-                Ok((message, used)) => {
-                    self.plaintext.drain(..used);
+            match KeyMessage::parse(peer_role, &self.plaintext) {
+                Ok(message) => {
+                    // The rest of the record is for later versions; nothing else can be here yet,
+                    // since the peer waits for our acks before it sends control messages.
+                    self.plaintext.zeroize();
                     self.peer_message = Some(message);
                     self.next_phase();
                 }
@@ -406,6 +502,7 @@ impl KeyState {
         };
         tls.write_plaintext(&self.own_message)
             .map_err(|e| KeyError::Tls(e.to_string()))?;
+        self.own_message.zeroize();
         tls.read_ciphertext(&mut self.outgoing);
         self.next_phase();
         Ok(())
@@ -446,25 +543,18 @@ impl KeyState {
         }
     }
 
-    fn take_messages(&mut self) -> Result<(), KeyError> {
-        if self.plaintext.is_empty() {
-            return Ok(());
-        }
-        let used = match self.plaintext.iter().rposition(|&b| b == 0) {
-            Some(last) => last + 1,
-            None => return Ok(()),
+    fn take_messages(&mut self) {
+        let Some(last) = self.plaintext.iter().rposition(|&byte| byte == 0) else {
+            return;
         };
-        for text in split_messages(&self.plaintext[..used]) {
-            self.messages.push(text);
-        }
-        self.plaintext.drain(..used);
-        Ok(())
+        self.messages
+            .extend(split_messages(&self.plaintext[..=last]));
+        self.plaintext.drain(..=last);
     }
 }
 
 impl Drop for KeyState {
     fn drop(&mut self) {
-        use zeroize::Zeroize;
         self.own_message.zeroize();
         self.plaintext.zeroize();
     }

@@ -4,12 +4,13 @@ use std::time::Instant;
 
 use rand::rngs::StdRng;
 use ringway_dataplane::command::Endpoint;
+use zeroize::Zeroizing;
 
 use super::key_derivation::KeySource;
 use super::key_state::{KeyError, KeyState, OwnMessage, Settings};
 use super::packet::{Opcode, SessionId};
 use super::tunnel::TunnelConfig;
-use super::wrap::{Wrap, WrapConfig};
+use super::wrap::Wrap;
 use super::{Now, TlsRole};
 
 /// A session of either end; its id is ours alone and lives until the next hard reset.
@@ -24,17 +25,12 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(
-        wrap: &WrapConfig,
-        settings: &Settings,
-        own: &OwnMessage,
-        now: Now,
-        rng: &mut StdRng,
-    ) -> Self {
-        let reset = match (settings.role, wrap) {
-            (TlsRole::Server, _) => Opcode::HardResetServerV2,
-            (TlsRole::Client, WrapConfig::TlsCryptV2Client { .. }) => Opcode::HardResetClientV3,
-            (TlsRole::Client, _) => Opcode::HardResetClientV2,
+    /// A session that has sent nothing yet, in `wrap` as [`new_wrap`] makes it.
+    pub(super) fn new(wrap: Wrap, settings: &Settings, own: &OwnMessage, rng: &mut StdRng) -> Self {
+        let reset = match settings.role {
+            TlsRole::Server => Opcode::HardResetServerV2,
+            TlsRole::Client if wrap.wkc_len() > 0 => Opcode::HardResetClientV3,
+            TlsRole::Client => Opcode::HardResetClientV2,
         };
         Session {
             sid: SessionId::random(rng),
@@ -46,9 +42,15 @@ impl Session {
                 own,
                 KeySource::random(rng, settings.role),
             ),
-            wrap: Wrap::new(wrap, settings.role, now.unix as u32),
+            wrap,
             dynamic: None,
         }
+    }
+
+    /// Takes the peer that answered, or was the first to speak; `wrap` has unwrapped its reset.
+    pub(super) fn begin_with(&mut self, sid: SessionId, endpoint: Endpoint, wrap: Wrap) {
+        self.wrap.adopt_window(wrap);
+        self.primary.begin_with(sid, endpoint);
     }
 
     /// The wrapping of packets with this key_id.
@@ -110,8 +112,8 @@ impl Session {
             return Ok(());
         }
         let tls = self.primary.tls().ok_or("no TLS session")?;
-        let mut exported = [0u8; 256];
-        tls.export(label, &mut exported)
+        let mut exported = Zeroizing::new([0u8; 256]);
+        tls.export(label, &mut *exported)
             .map_err(|e| e.to_string())?;
         let fixed = config.wrap.static_key();
         self.dynamic = Some(Wrap::dynamic(
@@ -122,4 +124,11 @@ impl Session {
         ));
         Ok(())
     }
+}
+
+/// The configured wrapping, for a new session or for a packet that may begin one.
+pub(super) fn new_wrap(config: &TunnelConfig, now: Now) -> Wrap {
+    let mut wrap = Wrap::new(&config.wrap, config.role, now.unix as u32);
+    wrap.set_clock(now.unix as u32);
+    wrap
 }

@@ -462,18 +462,31 @@ fn own_identity(
 
 fn own_time_warning(leaf: &Certificate, now: i64) -> Option<String> {
     if now > leaf.not_after {
-        Some(format!(
-            "WARNING: Your certificate has expired! ({})",
-            leaf.subject
-        ))
+        Some(format!("Your certificate has expired! ({})", leaf.subject))
     } else if now < leaf.not_before {
         Some(format!(
-            "WARNING: Your certificate is not yet valid! ({})",
+            "Your certificate is not yet valid! ({})",
             leaf.subject
         ))
     } else {
         None
     }
+}
+
+/// Says when our own certificate has expired: no peer that verifies it will talk to us. `None` with
+/// `peer-fingerprint`, whose users go by the certificate alone and take no notice of dates.
+pub fn own_expired(settings: &TlsSettings) -> Option<String> {
+    if !settings.peer_fingerprint.is_empty() {
+        return None;
+    }
+    let leaf = certificates_from_pem(settings.cert.as_deref()?).ok()?;
+    let leaf = leaf.first()?;
+    (now_unix() > leaf.not_after).then(|| {
+        format!(
+            "cert: the certificate {} has expired; renew it",
+            leaf.subject
+        )
+    })
 }
 
 /// Seconds since 1970.

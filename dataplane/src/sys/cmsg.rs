@@ -60,17 +60,23 @@ impl SendHead {
                 self.push(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &tos);
             }
         }
+        // The interface a datagram came in on says nothing about the way back, except that link-local
+        // addresses mean nothing without it. Forced, it would bypass the routing table.
+        let ifindex = match to.remote {
+            SocketAddr::V6(remote) if remote.ip().is_unicast_link_local() => to.ifindex,
+            SocketAddr::V4(_) | SocketAddr::V6(_) => 0,
+        };
         match to.local.map(|ip| ip.to_canonical()) {
             Some(IpAddr::V4(ip)) if remote_v4 && !v6 => {
                 let mut info = [0u8; 12];
-                info[..4].copy_from_slice(&to.ifindex.to_ne_bytes());
+                info[..4].copy_from_slice(&ifindex.to_ne_bytes());
                 info[4..8].copy_from_slice(&ip.octets());
                 self.push(libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
             }
             Some(IpAddr::V4(ip)) if remote_v4 => {
-                self.push_v6_info(ip.to_ipv6_mapped(), to.ifindex);
+                self.push_v6_info(ip.to_ipv6_mapped(), ifindex);
             }
-            Some(IpAddr::V6(ip)) if !remote_v4 && v6 => self.push_v6_info(ip, to.ifindex),
+            Some(IpAddr::V6(ip)) if !remote_v4 && v6 => self.push_v6_info(ip, ifindex),
             Some(_) | None => {}
         }
     }
@@ -253,8 +259,17 @@ mod tests {
             let mut head = SendHead::new();
             head.set(v6, &to, 1400, Some(0x2e));
             let info = parse(head.control());
-            assert_eq!(info.local, Some(("192.0.2.9".parse().unwrap(), 7)));
+            assert_eq!(info.local, Some(("192.0.2.9".parse().unwrap(), 0)));
         }
+        let to = Endpoint {
+            remote: "[fe80::1%7]:1".parse().unwrap(),
+            local: Some("fe80::9".parse().unwrap()),
+            ifindex: 7,
+        };
+        let mut head = SendHead::new();
+        head.set(true, &to, 0, None);
+        let local = parse(head.control()).local;
+        assert_eq!(local, Some(("fe80::9".parse().unwrap(), 7)));
         let mut head = SendHead::new();
         head.push(libc::SOL_UDP, libc::UDP_GRO, &1424i32.to_ne_bytes());
         assert_eq!(parse(head.control()).gro_size, 1424);

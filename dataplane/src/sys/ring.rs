@@ -4,14 +4,15 @@
 //!  multishot recvmsg  -> receive slots (provided buffer ring 0)   armed for good, re-armed when it ends
 //!  multishot read     -> TUN slots     (provided buffer ring 1)   or, on older kernels, poll and read
 //!  multishot poll     -> eventfd
-//!  sendmsg, writev    <- submitted in bursts; never wait, so they end inside the submitting call
+//!  sendmsg, writev    <- submitted in bursts; sends are linked, so that none overtakes a refused one
 //! ```
 //!
 //! Why exclusive access to the slabs is sound: the ring is set up with SINGLE_ISSUER and
 //! DEFER_TASKRUN, so the kernel fills provided buffers only while this thread is inside
-//! `io_uring_enter`, which every function here calls through `&mut self`. Sends and writes are
-//! submitted without permission to wait and [`Uring::send`] and [`Uring::write`] do not return before
-//! each has completed, so no request outlives the borrow of the memory it reads.
+//! `io_uring_enter`, which every function here calls through `&mut self`. [`Uring::send`] and
+//! [`Uring::write`] do not return before each of their requests has completed (or the ring is dead, is
+//! never entered again, and cancels them when dropped, before the memory it owns), so no request
+//! outlives the borrow of the memory it reads.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd};
@@ -35,6 +36,9 @@ use crate::tun::TunQueue;
 use crate::udp::{self, UdpSocket};
 
 const ENTRIES: u32 = 256;
+
+/// TUN reads that may fail in a row, each for a reason of its own, before the device counts as gone.
+const MAX_TUN_FAILURES: u32 = 64;
 
 const RX_GROUP: u16 = 0;
 const TUN_GROUP: u16 = 1;
@@ -79,6 +83,8 @@ pub(crate) struct Uring {
     tun_ready: bool,
     /// The ring failed with requests queued whose memory may be gone; it is never entered again.
     dead: bool,
+    /// TUN reads in a row that failed for no known reason.
+    tun_failures: u32,
     /// What completed while sends or writes were waited for.
     pending: Inbox,
 }
@@ -155,6 +161,7 @@ impl Uring {
             woken: false,
             tun_ready: false,
             dead: false,
+            tun_failures: 0,
             pending: Inbox::new(),
         };
         engine.arm()?;
@@ -183,6 +190,7 @@ impl Uring {
     pub(crate) fn attach_tun(&mut self, tun: TunQueue) -> io::Result<()> {
         // A multishot read waits by polling, which the kernel does only for a blocking descriptor.
         tun.set_nonblocking(self.tun_mode == TunMode::Poll)?;
+        self.tun_failures = 0;
         self.tun = Some(tun);
         Ok(())
     }
@@ -210,10 +218,13 @@ impl Uring {
         let Uring {
             pending, tun_slots, ..
         } = self;
-        for message in pending.tun.drain(..) {
-            tun_slots.give_back(message.slot);
+        if self.tun_mode == TunMode::Multishot {
+            for message in &pending.tun {
+                tun_slots.give_back(message.slot);
+            }
+            tun_slots.publish();
         }
-        self.tun_slots.publish();
+        pending.tun.clear();
         Ok(tun)
     }
 
@@ -236,6 +247,11 @@ impl Uring {
         }
         std::mem::swap(inbox, &mut self.pending);
         inbox.rx_calls = inbox.rx.len() as u64;
+        if inbox.tun_lost.is_some() {
+            // Closed here and not where it was noticed: nothing that names the descriptor is queued
+            // now, so its number may be used for another file.
+            drop(self.detach_tun()?);
+        }
         let woken = std::mem::take(&mut self.woken);
         if woken {
             // The counter is reset; which commands wait is the queue's business.
@@ -258,14 +274,22 @@ impl Uring {
         }
     }
 
-    /// Sends `ops` out of `tx`, in order.
+    /// Sends `ops` out of `tx`, in order. When one fails, those behind it are not tried and reported
+    /// with `ECANCELED`: what is tried again must not come after what followed it, because a peer's
+    /// replay window may be shorter than one send.
     pub(crate) fn send(
         &mut self,
         tx: &[u8],
         ops: &[SendOp],
         failures: &mut Failures,
     ) -> io::Result<()> {
-        for (chunk_index, chunk) in ops.chunks(MAX_SENDS).enumerate() {
+        let mut done = 0;
+        for chunk in ops.chunks(MAX_SENDS) {
+            // A chain ends where it is submitted, so all of it must fit in.
+            if !self.has_room(chunk.len()) {
+                self.submit(0)?;
+                self.drain_with(Some(failures));
+            }
             for (index, op) in chunk.iter().enumerate() {
                 let payload = &tx[op.start..op.start + op.len];
                 let message = &mut self.messages[index];
@@ -281,15 +305,25 @@ impl Uring {
                 message.header.msg_name = name.as_ptr().cast_mut().cast();
                 message.header.msg_iov = &raw mut message.iovec;
                 message.header.msg_iovlen = 1;
-                let entry =
+                let mut entry =
                     opcode::SendMsg::new(Fd(self.udp.as_raw_fd()), &raw const message.header)
                         .flags((libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u32)
                         .build()
-                        .user_data(SEND | (chunk_index * MAX_SENDS + index) as u64);
+                        .user_data(SEND | (done + index) as u64);
+                if index + 1 < chunk.len() {
+                    entry = entry.flags(squeue::Flags::IO_LINK);
+                }
                 self.push_operation(entry, failures)?;
             }
             self.finish(failures)?;
+            done += chunk.len();
+            if !failures.sends.is_empty() {
+                break;
+            }
         }
+        failures
+            .sends
+            .extend((done..ops.len()).map(|index| (index, libc::ECANCELED)));
         Ok(())
     }
 
@@ -346,16 +380,17 @@ impl Uring {
 
     /// Submits and waits until every send and write has completed.
     fn finish(&mut self, failures: &mut Failures) -> io::Result<()> {
-        if self.outstanding == 0 {
-            return Ok(());
-        }
-        self.submit(0)?;
-        self.drain_with(Some(failures));
         while self.outstanding > 0 {
-            self.submit(1)?;
+            self.submit(self.outstanding)?;
             self.drain_with(Some(failures));
         }
         Ok(())
+    }
+
+    /// Whether so many entries can be queued without submitting.
+    fn has_room(&mut self, entries: usize) -> bool {
+        let queue = self.ring.submission();
+        queue.capacity() - queue.len() >= entries
     }
 
     /// Arms whatever multishot request has ended.
@@ -376,7 +411,7 @@ impl Uring {
             self.push(entry)?;
             self.armed.wake = true;
         }
-        if let (false, Some(tun)) = (self.armed.tun, &self.tun) {
+        if let (false, None, Some(tun)) = (self.armed.tun, self.pending.tun_lost, &self.tun) {
             let fd = Fd(tun.as_raw_fd());
             let entry = match self.tun_mode {
                 // Length 0 means the provided buffer's length.
@@ -414,6 +449,11 @@ impl Uring {
                     Some(libc::EINTR) => {}
                     // The completion queue must be emptied first; the caller does that next.
                     Some(libc::EBUSY) => return Ok(()),
+                    // Short of memory; what is queued stays queued.
+                    Some(libc::EAGAIN) => {
+                        std::thread::yield_now();
+                        return Ok(());
+                    }
                     _ => {
                         self.dead = true;
                         return Err(error);
@@ -448,8 +488,11 @@ impl Uring {
             tun_ready,
             woken,
             outstanding,
+            tun,
+            tun_failures,
             ..
         } = self;
+        let vnet = tun.as_ref().is_some_and(TunQueue::has_vnet_header);
         for entry in ring.completion() {
             let (result, flags) = (entry.result(), entry.flags());
             let index = (entry.user_data() & !KIND) as usize;
@@ -478,11 +521,15 @@ impl Uring {
                     armed.tun &= cqueue::more(flags);
                     if let Some(slot) = cqueue::buffer_select(flags) {
                         match usize::try_from(result) {
-                            Ok(len) if len > 0 => pending.tun.push(TunMessage {
-                                slot,
-                                start: usize::from(slot) * SLOT_LEN,
-                                len,
-                            }),
+                            Ok(len) if len > 0 => {
+                                *tun_failures = 0;
+                                pending.tun.push(TunMessage {
+                                    slot,
+                                    start: usize::from(slot) * SLOT_LEN,
+                                    len,
+                                    vnet,
+                                });
+                            }
                             _ => {
                                 tun_slots.give_back(slot);
                                 tun_slots.publish();
@@ -490,6 +537,8 @@ impl Uring {
                         }
                     }
                     match -result {
+                        // The far end of a handed-over descriptor is closed.
+                        0 => pending.tun_lost = Some(libc::EPIPE),
                         libc::EINVAL | libc::EOPNOTSUPP => {
                             *tun_mode = TunMode::Poll;
                             *tun_ready = true;
@@ -501,6 +550,15 @@ impl Uring {
                         }
                         libc::EBADFD | libc::EBADF | libc::ENODEV => {
                             pending.tun_lost = Some(-result);
+                        }
+                        // Cancelled, or out of slots until the batch ends.
+                        libc::ECANCELED | libc::ENOBUFS => {}
+                        errno if errno > 0 => {
+                            // Tried again, but not for ever.
+                            *tun_failures += 1;
+                            if *tun_failures == MAX_TUN_FAILURES {
+                                pending.tun_lost = Some(errno);
+                            }
                         }
                         _ => {}
                     }
@@ -522,11 +580,7 @@ impl Uring {
                 _ => {}
             }
         }
-        if self.pending.tun_lost.is_some() {
-            // Not armed again: there is nothing to read until another queue is attached.
-            self.tun = None;
-        } else if let (true, TunMode::Poll, Some(tun)) =
-            (self.tun_ready, self.tun_mode, self.tun.as_ref())
+        if let (true, TunMode::Poll, Some(tun)) = (self.tun_ready, self.tun_mode, self.tun.as_ref())
         {
             let _ = tun.set_nonblocking(true);
         }
@@ -537,13 +591,27 @@ impl Uring {
         let Some(tun) = &self.tun else {
             return;
         };
+        if !self.pending.tun.is_empty() {
+            // Slots that an earlier multishot read filled; their turn is first.
+            self.tun_ready = true;
+            return;
+        }
+        let vnet = tun.has_vnet_header();
         let slot_len = self.tun_slots.slot_len();
         for slot in 0..self.tun_slots.count() {
             let start = usize::from(slot) * slot_len;
             let buf = &mut self.tun_slots.bytes_mut()[start..start + slot_len];
             match tun.file().read(buf) {
-                Ok(0) => break,
-                Ok(len) => self.pending.tun.push(TunMessage { slot, start, len }),
+                Ok(0) => {
+                    self.pending.tun_lost = Some(libc::EPIPE);
+                    break;
+                }
+                Ok(len) => self.pending.tun.push(TunMessage {
+                    slot,
+                    start,
+                    len,
+                    vnet,
+                }),
                 Err(error) => {
                     let errno = error.raw_os_error();
                     if matches!(errno, Some(libc::EBADFD | libc::ENODEV)) {
@@ -552,9 +620,6 @@ impl Uring {
                     break;
                 }
             }
-        }
-        if self.pending.tun_lost.is_some() {
-            self.tun = None;
         }
     }
 }

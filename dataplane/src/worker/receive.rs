@@ -15,6 +15,9 @@ use crate::peer::{Peer, PeerTable};
 use crate::pool::{Failures, MAX_PACKETS, RxMessage};
 use crate::wire::{self, Header, Magic};
 
+/// Bytes of the longest control packet handed on: twice what any peer sends (protocol §1).
+const MAX_CONTROL: usize = 4096;
+
 /// Super-packets refused in a row before they are given up.
 const REFUSALS: u32 = 3;
 
@@ -125,6 +128,12 @@ impl Receive {
                 key_id, peer_id, ..
             } => (key_id, peer_id),
             Header::Control => {
+                if datagram.len() > MAX_CONTROL {
+                    return Err(DropReason::Malformed);
+                }
+                if !shared.outbox.has_room_for_strangers() {
+                    return Err(DropReason::ControlQueueFull);
+                }
                 let event = Event::Control {
                     from: *from,
                     datagram: Box::from(&*datagram),
@@ -230,7 +239,7 @@ fn inner_packet(
         .ok_or(DropReason::BadPayload)?
         .total_len();
     let packet = &mut payload[..len];
-    mss::clamp(packet, peer.config.mss_v4, peer.config.mss_v6, false);
+    mss::clamp(packet, peer.mss_v4, peer.mss_v6, false);
     peer.sums.tun_tx_bytes += len as u64;
     Ok(Some(len))
 }

@@ -102,6 +102,7 @@ impl Syscalls {
         Ok(woken)
     }
 
+    /// As [`crate::sys::ring::Uring::send`].
     pub(crate) fn send(&mut self, tx: &[u8], ops: &[SendOp], failures: &mut Failures) {
         let mut head = SendHead::new();
         for (index, op) in ops.iter().enumerate() {
@@ -109,6 +110,11 @@ impl Syscalls {
             if let Err(error) = self.udp.send(&head, &tx[op.start..op.start + op.len]) {
                 let errno = error.raw_os_error().unwrap_or(libc::EIO);
                 failures.sends.push((index, errno));
+                // What may be tried again must not come after what followed it.
+                failures
+                    .sends
+                    .extend((index + 1..ops.len()).map(|index| (index, libc::ECANCELED)));
+                return;
             }
         }
     }
@@ -217,11 +223,14 @@ impl Syscalls {
                         slot: 0,
                         start: cursor,
                         len,
+                        vnet: tun.has_vnet_header(),
                     });
                     cursor += len.next_multiple_of(64);
                 }
                 Ok(_) => {
-                    self.tun_ready = false;
+                    // The far end of a handed-over descriptor is closed.
+                    inbox.tun_lost = Some(libc::EPIPE);
+                    let _ = self.detach_tun();
                     return;
                 }
                 Err(error) => {

@@ -11,13 +11,12 @@
 
 use std::io::{self, IoSlice, Write};
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::time::Duration;
 
 use super::Shared;
 use super::engine::Engine;
 use crate::cipher::Segment;
-use crate::command::PeerHandle;
+use crate::command::{Endpoint, PeerHandle};
 use crate::error::DropReason;
 use crate::icmp;
 use crate::ip::{self, IpView};
@@ -28,7 +27,6 @@ use crate::offload::vnet_hdr::VnetHdr;
 use crate::peer::PeerTable;
 use crate::pool::{Failures, MAX_DATAGRAM, MAX_SEGMENTS, MAX_SENDS, SEND_SLAB, SendOp, TunMessage};
 use crate::sys::cmsg::SendHead;
-use crate::tun::TunQueue;
 use crate::udp;
 
 /// Sealed bytes after which sends are flushed, so that they are still in the cache.
@@ -158,10 +156,11 @@ impl Transmit {
             .send(&self.slab[..self.cursor], &self.ops, stage.failures)?;
         stage.shared.counts.udp_tx_calls += self.ops.len() as u64;
         let mut patience = true;
+        stage.failures.sends.sort_unstable();
         for index in 0..stage.failures.sends.len() {
             let (op, errno) = stage.failures.sends[index];
             if let Some(&op) = self.ops.get(op) {
-                self.refused(&op, errno, &mut patience, stage);
+                self.retry(&op, errno, &mut patience, stage);
             }
         }
         self.ops.clear();
@@ -179,11 +178,12 @@ impl Transmit {
                 continue;
             }
             // Our own host's errors name no port, and a path belongs to an address anyway.
-            let about = about.map(|address: SocketAddr| address.ip());
-            for peer in peers.iter_mut() {
-                if Some(peer.config.endpoint.remote.ip()) == about {
-                    peer.set_path_mtu(detail, shared.udp.refuses_fragments(), shared.now);
-                }
+            let Some(about) = about.map(|address: SocketAddr| address.ip()) else {
+                continue;
+            };
+            let refuses = shared.udp.refuses_fragments();
+            if let Some(mtu) = peers.set_path_mtu(about, detail, refuses, shared.now) {
+                shared.notice(format!("the path MTU to {about} is {mtu} now"));
             }
         }
     }
@@ -195,9 +195,8 @@ impl Transmit {
         stage: &mut Stage<'_>,
     ) -> io::Result<Result<(), DropReason>> {
         let message = stage.sources[source];
-        let vnet = stage.engine.tun().is_some_and(TunQueue::has_vnet_header);
         let bytes = &mut stage.engine.tun_bytes_mut()[message.start..message.start + message.len];
-        let (header, packet) = match split_header(bytes, vnet) {
+        let (header, packet) = match split_header(bytes, message.vnet) {
             Some(parts) => parts,
             None => return Ok(Err(DropReason::BadOffload)),
         };
@@ -214,16 +213,17 @@ impl Transmit {
         {
             return Ok(Err(DropReason::RecursiveRouting));
         }
-        if config.block_ipv6 && packet.first().is_some_and(|byte| byte >> 4 == 6) {
-            let range = message.start + offset..message.start + message.len;
-            answer(range, icmp::no_route_v6, stage.engine);
-            return Ok(Err(DropReason::Blocked));
-        }
         let Some(key) = peer.keys.sender() else {
             return Ok(Err(DropReason::NoRoute));
         };
+        if config.block_ipv6 && packet.first().is_some_and(|first| first >> 4 == 6) {
+            let mut answer = [0; ANSWER_LEN];
+            let written = icmp::no_route(inner(&message, stage.engine), &mut answer);
+            reply(&answer, written, stage.engine);
+            return Ok(Err(DropReason::BlockedIpv6));
+        }
         let partial = header.flags & VnetHdr::NEEDS_CSUM != 0;
-        mss::clamp(packet, config.mss_v4, config.mss_v6, partial);
+        mss::clamp(packet, peer.mss_v4, peer.mss_v6, partial);
         let tos = match config.passtos {
             true => IpView::parse(packet).map(|ip| ip.traffic_class()),
             false => None,
@@ -236,20 +236,25 @@ impl Transmit {
         let stride = key.sealed_len(plan.len_of(0));
         if stride > peer.datagram_limit {
             let mtu = largest_inner(key, peer.datagram_limit);
-            let range = message.start + offset..message.start + message.len;
-            let write = |packet: &[u8], out: &mut [u8]| icmp::too_big(packet, mtu, out);
-            answer(range, write, stage.engine);
+            answer_too_big(&message, mtu, stage.engine);
             stage
                 .shared
                 .counts
                 .drop(DropReason::TooBig, plan.count() - 1);
             return Ok(Err(DropReason::TooBig));
         }
+        let last = key.sealed_len(plan.len_of(plan.count() - 1));
+        let mut hint = None;
+        if stride > peer.gso_limit && IpView::parse(packet).is_some_and(|ip| ip.is_tcp()) {
+            // The kernel fragments what is larger than the path, as for any OpenVPN peer, but that
+            // is slow and not every path lets fragments through.
+            let mtu = largest_inner(key, peer.gso_limit);
+            hint = peer.may_hint(stage.shared.now).then_some(mtu);
+        }
         let per_send = match self.gso && stride <= peer.gso_limit {
             true => (MAX_DATAGRAM / stride).clamp(1, MAX_SEGMENTS),
             false => 1,
         };
-        let last = key.sealed_len(plan.len_of(plan.count() - 1));
         let mut max = per_send;
         let joins = self.accepts(index, tos, stride)
             && self.segments.len() + plan.count() <= self.group.max;
@@ -282,6 +287,9 @@ impl Transmit {
             plan.write(packet, i, &mut self.slab[at..at + len]);
             inner_bytes += len;
             self.add(len, sealed);
+        }
+        if let Some(mtu) = hint {
+            answer_too_big(&message, mtu, stage.engine);
         }
         // What follows may fill the rest of the last group.
         self.group.max = per_send;
@@ -367,9 +375,16 @@ impl Transmit {
         });
     }
 
-    /// The kernel refused a send: try again in a form that it may take, or count the loss.
-    fn refused(&mut self, op: &SendOp, errno: i32, patience: &mut bool, stage: &mut Stage<'_>) {
+    /// A send was refused, or not tried because one before it was: try again in a form that the
+    /// kernel may take, or count the loss.
+    fn retry(&mut self, op: &SendOp, errno: i32, patience: &mut bool, stage: &mut Stage<'_>) {
         let mut errno = errno;
+        if errno == libc::ECANCELED {
+            match self.send_part(op, op.start, op.len, op.gso_size, stage) {
+                Ok(()) => return,
+                Err(first) => errno = first,
+            }
+        }
         if errno == libc::EAGAIN && std::mem::take(patience) {
             stage.shared.udp.wait_writable(SEND_PATIENCE);
         }
@@ -382,26 +397,67 @@ impl Transmit {
                 Err(again) => errno = again,
             }
         }
+        match self.without_local_address(op, errno, stage) {
+            Some(Ok(())) => return,
+            Some(Err(again)) => errno = again,
+            None => {}
+        }
         let size_or_feature = matches!(errno, libc::EMSGSIZE | libc::EINVAL | libc::EIO);
         if op.gso_size == 0 || !size_or_feature {
             self.lose(op, errno, op.datagrams(), stage);
             return;
         }
         // One by one, and let the outcome tell whether GSO or the size was refused.
+        let mut op = *op;
         let stride = usize::from(op.gso_size);
         let mut sent = 0;
         let mut at = op.start;
         while at < op.start + op.len {
             let len = stride.min(op.start + op.len - at);
-            match self.send_part(op, at, len, 0, stage) {
+            match self.send_part(&op, at, len, 0, stage) {
                 Ok(()) => sent += 1,
-                Err(errno) => self.lose(op, errno, 1, stage),
+                Err(errno) => {
+                    if self.lose(&op, errno, 1, stage) {
+                        // One answer is enough for all segments of a super-packet.
+                        op.source = None;
+                    }
+                }
             }
             at += len;
         }
         if sent > 0 {
             self.give_up_gso(op.peer, stride, errno, stage);
         }
+    }
+
+    /// The address that the peer sent to may be ours no more: leaves the choice to the kernel, until
+    /// the peer is heard again, if that is what helps. `None` when the error has another cause.
+    fn without_local_address(
+        &mut self,
+        op: &SendOp,
+        errno: i32,
+        stage: &mut Stage<'_>,
+    ) -> Option<Result<(), i32>> {
+        let suspect = matches!(
+            errno,
+            libc::EINVAL
+                | libc::EADDRNOTAVAIL
+                | libc::ENODEV
+                | libc::ENETUNREACH
+                | libc::EHOSTUNREACH
+        );
+        if op.to.local.is_none() || !suspect {
+            return None;
+        }
+        let to = Endpoint::new(op.to.remote);
+        let result = self.send_part(&SendOp { to, ..*op }, op.start, op.len, op.gso_size, stage);
+        if result.is_ok()
+            && let Some(peer) = stage.peers.get(op.peer)
+            && peer.config.endpoint == op.to
+        {
+            peer.config.endpoint = to;
+        }
+        Some(result)
     }
 
     /// Single datagrams passed where a GSO send of them did not.
@@ -443,7 +499,8 @@ impl Transmit {
     }
 
     /// Counts datagrams the kernel would not send; tells the inside when they were too large.
-    fn lose(&mut self, op: &SendOp, errno: i32, datagrams: usize, stage: &mut Stage<'_>) {
+    /// Returns whether it was told.
+    fn lose(&mut self, op: &SendOp, errno: i32, datagrams: usize, stage: &mut Stage<'_>) -> bool {
         let reason = match errno {
             libc::EAGAIN | libc::ENOBUFS => DropReason::QueueFull,
             libc::EMSGSIZE => DropReason::TooBig,
@@ -451,27 +508,26 @@ impl Transmit {
         };
         stage.shared.counts.drop(reason, datagrams);
         if reason != DropReason::TooBig {
-            return;
+            return false;
         }
         self.read_errors(stage.peers, stage.shared);
         let source = op.source.and_then(|index| stage.sources.get(index));
         let Some(message) = source else {
-            return;
+            return false;
         };
         let Some(peer) = stage.peers.get(op.peer) else {
-            return;
+            return false;
         };
         let limit = peer.datagram_limit;
         let Some(key) = peer.keys.sender() else {
-            return;
+            return false;
         };
-        let vnet = stage.engine.tun().is_some_and(TunQueue::has_vnet_header);
-        let start = message.start + if vnet { VnetHdr::LEN } else { 0 };
-        if limit < MAX_DATAGRAM {
-            let mtu = largest_inner(key, limit);
-            let write = |packet: &[u8], out: &mut [u8]| icmp::too_big(packet, mtu, out);
-            answer(start..message.start + message.len, write, stage.engine);
+        if limit == MAX_DATAGRAM {
+            return false;
         }
+        let mtu = largest_inner(key, limit);
+        answer_too_big(message, mtu, stage.engine);
+        true
     }
 }
 
@@ -489,15 +545,23 @@ fn largest_inner(key: &SendKey, limit: usize) -> u16 {
     u16::try_from(key.max_inner(limit)).unwrap_or(u16::MAX)
 }
 
-/// Tells the sender of a packet in the TUN slab what became of it, as `write` puts it.
-fn answer(
-    packet: Range<usize>,
-    write: impl Fn(&[u8], &mut [u8]) -> Option<usize>,
-    engine: &mut Engine,
-) {
+/// Tells the sender of a packet from TUN that it was too large.
+fn answer_too_big(message: &TunMessage, mtu: u16, engine: &mut Engine) {
     let mut answer = [0; ANSWER_LEN];
-    let packet = &engine.tun_bytes_mut()[packet];
-    let Some(len) = write(packet, &mut answer) else {
+    let written = icmp::too_big(inner(message, engine), mtu, &mut answer);
+    reply(&answer, written, engine);
+}
+
+/// The packet of a TUN read, without the virtio header.
+fn inner<'a>(message: &TunMessage, engine: &'a mut Engine) -> &'a [u8] {
+    let header = if message.vnet { VnetHdr::LEN } else { 0 };
+    let end = message.start + message.len;
+    &engine.tun_bytes_mut()[end.min(message.start + header)..end]
+}
+
+/// Hands the first bytes of `answer` to the TUN device, if there are to be any.
+fn reply(answer: &[u8; ANSWER_LEN], written: Option<usize>, engine: &Engine) {
+    let Some(len) = written else {
         return;
     };
     let Some(tun) = engine.tun() else {

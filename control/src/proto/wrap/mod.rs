@@ -177,6 +177,11 @@ impl Wrap {
         self.wkc.as_ref().map_or(0, |wkc| wkc.len())
     }
 
+    /// Goes on with what `other` has received; what was sent stays sent.
+    pub fn adopt_window(&mut self, other: Wrap) {
+        self.window = other.window;
+    }
+
     /// Whether packets are authenticated at all.
     pub fn authenticates(&self) -> bool {
         !matches!(self.keys, Keys::None)

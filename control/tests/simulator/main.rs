@@ -1,0 +1,11 @@
+//! The control channel over bad links, in virtual time: two sans-IO cores, real TLS, and a link that
+//! loses, duplicates, delays, reorders and corrupts. Everything but TLS's own randomness follows from
+//! a seed; RINGWAY_SEEDS sets how many are tried.
+
+mod capability;
+mod handshake;
+mod hostile;
+mod pair;
+mod pull;
+mod rekey;
+mod restart;
