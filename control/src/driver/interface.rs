@@ -31,6 +31,8 @@ pub(super) struct Interface {
     addresses: Vec<Address>,
     mtu: u32,
     routes_added: bool,
+    /// A second handle on the device, where `user` or `chroot` will keep it from being opened again.
+    reserve: Option<TunQueue>,
 }
 
 #[derive(Clone, Copy)]
@@ -41,19 +43,30 @@ struct Address {
 }
 
 impl Interface {
-    /// Opens the device, sets its addresses and MTU, brings it up and runs `up`. The error is one
+    /// Opens the device unless it was `kept`, sets its addresses and MTU, brings it up and runs `up`. The error is one
     /// line for a person; whatever was made until then is gone again.
     pub(super) fn open(
         options: &Options,
         connection: &Connection,
         remote: Option<IpAddr>,
         env: &mut ScriptEnv,
+        kept: Option<TunDevice>,
     ) -> Result<Self, String> {
-        let mut config = TunConfig::new(options.dev.clone());
-        config.kind = DeviceKind::Tun;
-        config.node.clone_from(&options.dev_node);
-        let mut device = TunDevice::open(&config).map_err(|e| e.to_string())?;
+        let mut device = match kept {
+            Some(device) => device,
+            None => {
+                let mut config = TunConfig::new(options.dev.clone());
+                config.kind = DeviceKind::Tun;
+                config.node.clone_from(&options.dev_node);
+                TunDevice::open(&config).map_err(|e| e.to_string())?
+            }
+        };
         log::notice!(in Tun, "TUN/TAP device {} opened", device.name);
+        let drops = options.user.is_some() || options.chroot.is_some();
+        let reserve = match device.queues.first().filter(|_| drops) {
+            Some(queue) => Some(queue.try_clone().map_err(|e| e.to_string())?),
+            None => None,
+        };
         let mut netlink = Netlink::open().map_err(|e| e.to_string())?;
         let mtu = u32::from(connection.tun_mtu);
         let queue_length = options
@@ -76,6 +89,7 @@ impl Interface {
             addresses: Vec::new(),
             mtu,
             routes_added: false,
+            reserve,
         };
         let ready = interface.add_addresses(options, addresses).and_then(|()| {
             interface.environment(options, env);
@@ -141,8 +155,9 @@ impl Interface {
         errors.len()
     }
 
-    /// Runs `route-pre-down`, removes routes and addresses, closes the device, runs `down`.
-    pub(super) fn close(mut self, options: &Options, env: &mut ScriptEnv) {
+    /// Runs `route-pre-down`, removes routes and addresses, closes the device, runs `down`. A device
+    /// that could not be opened again comes back for the next time.
+    pub(super) fn close(mut self, options: &Options, env: &mut ScriptEnv) -> Option<TunDevice> {
         if self.routes_added {
             let hook = options.route_pre_down.as_ref();
             self.warn_run(options, hook, Hook::RoutePreDown, false, env);
@@ -159,6 +174,11 @@ impl Interface {
         if !options.down_pre {
             self.warn_run(options, options.down.as_ref(), Hook::Down, false, env);
         }
+        self.reserve.take().map(|queue| TunDevice {
+            name: self.name.clone(),
+            ifindex: self.ifindex,
+            queues: vec![queue],
+        })
     }
 
     // ---- addresses -----------------------------------------------------------------------------

@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ringway_dataplane::command::Endpoint;
 use ringway_dataplane::stats::{PeerStats, WorkerStats};
+use ringway_dataplane::tun::TunDevice;
 use ringway_dataplane::udp::UdpSocket;
 
 use attempt::Attempt;
@@ -235,6 +236,8 @@ pub(crate) struct Program {
     remotes: Remotes,
     privileges: Option<PrivilegePlan>,
     interface: Option<Interface>,
+    /// A device for the next interface: without privileges it could not be opened again.
+    kept: Option<TunDevice>,
     env: ScriptEnv,
     /// The options the interface was opened with, pushed ones included; closing needs the same.
     interface_options: Option<Options>,
@@ -278,6 +281,7 @@ impl Program {
             tls: Arc::new(tls),
             privileges: Some(privileges),
             interface: None,
+            kept: None,
             interface_options: None,
             wraps: setup::wrap_configs(&options).map_err(Ending::fatal)?,
             local: None,
@@ -431,7 +435,8 @@ impl Program {
         remote: Option<IpAddr>,
     ) -> Result<(), Ending> {
         let interface =
-            Interface::open(options, connection, remote, &mut self.env).map_err(Ending::fatal)?;
+            Interface::open(options, connection, remote, &mut self.env, self.kept.take())
+                .map_err(Ending::fatal)?;
         self.interface = Some(interface);
         self.interface_options = Some(options.clone());
         Ok(())
@@ -440,7 +445,7 @@ impl Program {
     fn close_interface(&mut self) {
         if let (Some(interface), Some(options)) = (self.interface.take(), &self.interface_options) {
             self.env.set("signal", self.cause.script_name());
-            interface.close(options, &mut self.env);
+            self.kept = interface.close(options, &mut self.env);
         }
     }
 
