@@ -94,6 +94,9 @@ impl<'p> Attempt<'p> {
         } else {
             Mode::PointToPoint
         };
+        // First, since this is what fails when something is wrong.
+        let local = program.local_address(&target)?;
+        let udp = setup::open_udp(&options, &target, local).map_err(Ending::fatal)?;
         let kept = program.interface.is_some();
         if mode == Mode::PointToPoint && kept {
             program.note_restart(Hook::Up);
@@ -101,8 +104,6 @@ impl<'p> Attempt<'p> {
             let remote = target.remote.map(|r| r.ip());
             program.open_interface(&options, &target.connection, remote)?;
         }
-        let local = program.local_address(&target)?;
-        let udp = setup::open_udp(&options, &target, local).map_err(Ending::fatal)?;
         program.log_links(&udp, &target);
         let tunnel_config = program.tunnel_config(&target, mode)?;
         let worker = start_worker(program, &udp)?;

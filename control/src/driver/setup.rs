@@ -440,8 +440,9 @@ pub(super) fn base_environment(options: &Options, env: &mut ScriptEnv) {
         let port = connection.rport.to_string();
         let local = connection.lport.to_string();
         let proto = match connection.family {
+            Family::Any => "udp",
+            Family::V4 => "udp4",
             Family::V6 => "udp6",
-            Family::Any | Family::V4 => "udp",
         };
         env.set_connection(
             index + 1,
