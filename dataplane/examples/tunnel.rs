@@ -1,12 +1,13 @@
-//! One end of a tunnel with a fixed key and nothing around it, to measure the packet path alone:
+//! A developer's tool: one end of a tunnel with a fixed, public key and nothing around it, to measure
+//! the packet path alone or to try an engine or a cipher without a handshake. Never for real traffic.
 //!
 //! ```text
 //!   ip netns exec A tunnel tun0 10.0.0.1:5000 10.0.0.2:5000 a uring 0
 //!   ip netns exec B tunnel tun0 10.0.0.2:5000 10.0.0.1:5000 b uring 1
 //! ```
 //!
-//! The last two are the engine (`auto`, `uring`, `syscalls`) and the CPU; `-` leaves that open. The
-//! device's address and MTU are for the caller to set. Ends when its standard input does.
+//! The last two are the engine (`auto`, `uring`, `syscalls`) and the CPU; `-` leaves that open. A
+//! cipher's name may follow. Counters and drop reasons are printed at the end. The device's address and MTU are for the caller to set. Ends when its standard input does.
 
 use std::io::Read;
 use std::net::SocketAddr;

@@ -113,3 +113,18 @@ impl StartError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::DropReason;
+
+    #[test]
+    fn every_reason_has_its_own_counter_and_name() {
+        for (index, reason) in DropReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+            for other in &DropReason::ALL[..index] {
+                assert_ne!(reason.name(), other.name());
+            }
+        }
+    }
+}

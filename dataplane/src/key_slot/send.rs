@@ -206,7 +206,7 @@ impl SendKey {
     }
 
     #[cfg(test)]
-    pub(super) fn ids_mut(&mut self) -> &mut crate::packet_id::PacketIds {
+    pub(crate) fn ids_mut(&mut self) -> &mut crate::packet_id::PacketIds {
         match &mut self.body {
             Body::Aead(sealer) => &mut sealer.ids,
             Body::Epoch(sealer) => sealer.ids_mut(),

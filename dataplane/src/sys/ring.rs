@@ -4,14 +4,15 @@
 //!  multishot recvmsg  -> receive slots (provided buffer ring 0)   armed for good, re-armed when it ends
 //!  multishot read     -> TUN slots     (provided buffer ring 1)   or, on older kernels, poll and read
 //!  multishot poll     -> eventfd
-//!  sendmsg, writev    <- submitted in bursts; never wait, so they end inside the submitting call
+//!  sendmsg, writev    <- submitted in bursts; sends are linked, so that none overtakes a refused one
 //! ```
 //!
 //! Why exclusive access to the slabs is sound: the ring is set up with SINGLE_ISSUER and
 //! DEFER_TASKRUN, so the kernel fills provided buffers only while this thread is inside
-//! `io_uring_enter`, which every function here calls through `&mut self`. Sends and writes are
-//! submitted without permission to wait and [`Uring::send`] and [`Uring::write`] do not return before
-//! each has completed, so no request outlives the borrow of the memory it reads.
+//! `io_uring_enter`, which every function here calls through `&mut self`. [`Uring::send`] and
+//! [`Uring::write`] do not return before each of their requests has completed (or the ring is dead, is
+//! never entered again, and cancels them when dropped, before the memory it owns), so no request
+//! outlives the borrow of the memory it reads.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd};

@@ -113,6 +113,18 @@ impl FakeTun {
         (&self.file).write_all(packet).unwrap();
     }
 
+    /// Another handle on the same side.
+    pub(crate) fn try_clone(&self) -> FakeTun {
+        FakeTun {
+            file: self.file.try_clone().unwrap(),
+        }
+    }
+
+    /// Reads away what the worker has written so far.
+    pub(crate) fn discard(&self) {
+        while self.next(Duration::ZERO).is_some() {}
+    }
+
     /// What the worker wrote next, or nothing within `limit`.
     pub(crate) fn next(&self, limit: Duration) -> Option<Vec<u8>> {
         let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];

@@ -20,6 +20,10 @@ use crate::wire;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::Relaxed;
 
+mod drops;
+mod noise;
+mod order;
+
 const QUIET: Duration = Duration::from_millis(200);
 
 fn pair(io: IoChoice, vnet: bool, cipher: Cipher) -> (Node, Node) {
