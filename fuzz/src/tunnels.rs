@@ -52,7 +52,7 @@ impl End {
 
     /// Whether it waits for the other end to call.
     pub fn waits(&self) -> bool {
-        self.role == TlsRole::Server && self.kind / 3 % 2 == 0
+        self.role == TlsRole::Server && (self.kind / 3).is_multiple_of(2)
     }
 
     /// Whether its wrapping authenticates.

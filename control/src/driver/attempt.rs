@@ -193,7 +193,7 @@ impl<'p> Attempt<'p> {
         match signal {
             Signal::Usr2 => {
                 let rows = self.tunnel.counters();
-                report::log_statistics(&self.program.totals(), &rows);
+                report::log_statistics(self.program.totals(), &rows);
             }
             Signal::Usr1 => self.end(self.program.remapped(Ending::restart("usr1")), "sigusr1"),
             Signal::Hup => self.end(Ending::Reload, "sighup"),
