@@ -166,6 +166,17 @@ impl TunQueue {
         }
     }
 
+    /// A second handle on the same queue, which keeps the device alive when the first is closed.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(TunQueue {
+            file: self.file.try_clone()?,
+            ..*self
+        })
+    }
+
     /// IP packets or frames.
     pub fn kind(&self) -> DeviceKind {
         self.kind

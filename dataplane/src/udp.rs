@@ -178,6 +178,17 @@ impl UdpSocket {
         Ok(SocketAddr::new(addr.ip().to_canonical(), addr.port()))
     }
 
+    /// Asks for other buffer sizes in bytes; `None` leaves one as it is.
+    pub fn set_buffers(&self, sndbuf: Option<usize>, rcvbuf: Option<usize>) {
+        let fd = self.socket.as_fd();
+        if let Some(bytes) = sndbuf {
+            set_buffer(fd, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, bytes);
+        }
+        if let Some(bytes) = rcvbuf {
+            set_buffer(fd, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, bytes);
+        }
+    }
+
     /// The kernel can cut one send into many datagrams.
     pub fn has_gso(&self) -> bool {
         self.gso
@@ -429,6 +440,22 @@ mod tests {
         }
         let (about, errno, _) = socket.next_error().unwrap();
         assert_eq!((about, errno), (Some(to.remote), libc::ECONNREFUSED));
+    }
+
+    #[test]
+    fn buffers_change_on_an_open_socket() {
+        let socket = UdpSocket::open(&loopback(Family::V4)).unwrap();
+        let (snd, rcv) = (
+            socket.socket.send_buffer_size().unwrap(),
+            socket.socket.recv_buffer_size().unwrap(),
+        );
+        socket.set_buffers(Some(20_000), None);
+        // The kernel doubles what it is asked for.
+        assert_eq!(socket.socket.send_buffer_size().unwrap(), 40_000);
+        assert_eq!(socket.socket.recv_buffer_size().unwrap(), rcv);
+        assert_ne!(snd, 40_000);
+        socket.set_buffers(None, Some(30_000));
+        assert_eq!(socket.socket.recv_buffer_size().unwrap(), 60_000);
     }
 
     #[test]

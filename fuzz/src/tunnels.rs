@@ -85,6 +85,7 @@ impl End {
             float: false,
             single_session: false,
             options: "V4,dev-type tun,link-mtu 1549,tun-mtu 1500,proto UDPv4".to_owned(),
+            compare_options: true,
             peer_info: Some("IV_VER=2.6.14\nIV_PROTO=746\nIV_CIPHERS=AES-256-GCM\n".to_owned()),
             username: None,
             password: None,

@@ -12,6 +12,7 @@
 
 pub mod diagnostic;
 pub mod directives;
+pub mod dns;
 mod draft;
 mod finish;
 pub mod lexer;

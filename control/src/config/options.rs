@@ -21,6 +21,9 @@ use crate::proto::TlsRole;
 /// Everything a run is told by its configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
+    /// The file the configuration came from, as it was named.
+    pub config: Option<String>,
+
     // Role
     /// `client` was given (it implies `pull`, `tls-client` and `nobind`).
     pub client: bool,
@@ -308,6 +311,7 @@ impl Default for Options {
     /// The values of a run without any option; not yet usable (there is no `dev`).
     fn default() -> Self {
         Options {
+            config: None,
             client: false,
             pull: false,
             tls_role: TlsRole::Client,

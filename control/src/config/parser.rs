@@ -172,6 +172,9 @@ impl Parser {
         let args = &line.words[1..];
         match directive.name {
             "config" => {
+                if self.depth == 0 {
+                    self.draft.options.config = Some(args[0].clone());
+                }
                 let path = self.resolve(&args[0]);
                 return self.file(&path, position);
             }

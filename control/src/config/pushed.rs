@@ -9,6 +9,7 @@ use ringway_dataplane::framing::Framing;
 use ringway_dataplane::key_slot::Cipher;
 
 use super::directives::{self, Class, PULL};
+use super::dns::Dns;
 use super::lexer::{self, quote};
 use super::options::{
     Connection, Ifconfig, IfconfigIpv6, Inactive, MssFix, Options, PullFilter, PullFilterAction,
@@ -375,7 +376,10 @@ fn set(name: &str, args: &[String], state: &mut PulledOptions) -> Result<(), Str
             state.redirect_gateway = Some(redirect_gateway(reroute, args, before)?);
         }
         "dhcp-option" => state.dhcp_option.push(joined(args)),
-        "dns" => state.dns.push(joined(args)),
+        "dns" => {
+            Dns::default().add(args)?;
+            state.dns.push(joined(args));
+        }
         "block-ipv6" => state.block_ipv6 = true,
         "ifconfig-noexec" => state.ifconfig_noexec = true,
         _ => return set_session(name, args, state),

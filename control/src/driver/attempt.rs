@@ -13,7 +13,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ringway_dataplane::command::{Command, Endpoint, Event as WorkerEvent, PeerConfig, PeerHandle};
-use ringway_dataplane::stats::PeerStats;
+use ringway_dataplane::error::DropReason;
+use ringway_dataplane::stats::{PeerStats, WorkerStats};
 use ringway_dataplane::udp::UdpSocket;
 use ringway_dataplane::wire::{OCC_MAGIC, PING};
 use ringway_dataplane::worker::{Worker, WorkerConfig, WorkerHandle};
@@ -21,14 +22,15 @@ use ringway_dataplane::worker::{Worker, WorkerConfig, WorkerHandle};
 use super::interface::Interface;
 use super::keepalive::{Due, Keepalive, Sample};
 use super::remotes::Target;
-use super::{Ending, Program, report, setup};
+use super::{Cause, Ending, Program, report, setup};
 use crate::config::options::Options;
 use crate::config::pushed::{self, PulledOptions, PushOutcome};
+use crate::host::script::Hook;
 use crate::host::signals::Signal;
 use crate::log;
 use crate::proto::Now;
 use crate::proto::negotiate::Negotiated;
-use crate::proto::push::ControlMessage;
+use crate::proto::push::{Advance, ControlMessage};
 use crate::proto::tunnel::{self, KeyUsage, Mode, Tunnel};
 
 /// The only peer of a point-to-point link or a client.
@@ -37,6 +39,8 @@ const PEER: PeerHandle = PeerHandle(0);
 const OCC_EXIT: u8 = 6;
 /// Chores that need no better clock than this.
 const TICK: Duration = Duration::from_secs(1);
+/// Shortest time between two warnings of packets that did not pass authentication.
+const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 /// Worker events handled before the other sources get a turn.
 const EVENTS_PER_TURN: usize = 64;
 
@@ -52,6 +56,10 @@ pub(super) struct Attempt<'p> {
     tunnel: Tunnel,
     stats: Arc<PeerStats>,
     keepalive: Keepalive,
+    worker_stats: Arc<WorkerStats>,
+    /// Replays and forgeries that have been told of.
+    warned: [u64; 2],
+    next_warning: Instant,
     negotiated: Option<Negotiated>,
     pulled: Option<PulledOptions>,
     peer: Option<Endpoint>,
@@ -86,11 +94,15 @@ impl<'p> Attempt<'p> {
         } else {
             Mode::PointToPoint
         };
-        if mode == Mode::PointToPoint && program.interface.is_none() && !options.up_delay {
-            program.open_interface(&options, &target.connection)?;
+        let kept = program.interface.is_some();
+        if mode == Mode::PointToPoint && kept {
+            program.note_restart(Hook::Up);
+        } else if mode == Mode::PointToPoint && !options.up_delay {
+            let remote = target.remote.map(|r| r.ip());
+            program.open_interface(&options, &target.connection, remote)?;
         }
-        let udp_config = setup::udp_config(&options, &target).map_err(Ending::fatal)?;
-        let udp = UdpSocket::open(&udp_config).map_err(|e| Ending::fatal(e.to_string()))?;
+        let local = program.local_address(&target)?;
+        let udp = setup::open_udp(&options, &target, local).map_err(Ending::fatal)?;
         program.log_links(&udp, &target);
         let tunnel_config = program.tunnel_config(&target, mode)?;
         let worker = start_worker(program, &udp)?;
@@ -100,10 +112,14 @@ impl<'p> Attempt<'p> {
         }
         log::info!(in Data, "packet engine: {}", worker.engine());
         let stats = Arc::new(PeerStats::default());
-        program.begin_statistics(stats.clone(), worker.stats());
+        let worker_stats = worker.stats();
+        program.begin_statistics(stats.clone(), worker_stats.clone());
         Ok(Attempt {
             tunnel: Tunnel::new(tunnel_config, now, rand::random()),
             keepalive: Keepalive::new(setup::keepalive(&options, None), now.instant),
+            worker_stats,
+            warned: [0; 2],
+            next_warning: now.instant,
             program,
             target,
             options,
@@ -141,6 +157,9 @@ impl<'p> Attempt<'p> {
             if self.tunnel.poll_timeout().is_some_and(|t| t <= now.instant) {
                 self.tunnel.handle_timeout(now);
             }
+            if self.routes_at.is_some_and(|t| now.instant >= t) && self.leaving.is_none() {
+                self.add_routes();
+            }
             if now.instant >= self.next_tick {
                 self.next_tick = now.instant + TICK;
                 self.tick(now);
@@ -167,7 +186,8 @@ impl<'p> Attempt<'p> {
 
     fn wait(&mut self) {
         let mut deadline = self.next_tick;
-        for other in [self.tunnel.poll_timeout(), self.routes_at]
+        let routes_at = self.routes_at.filter(|_| self.leaving.is_none());
+        for other in [self.tunnel.poll_timeout(), routes_at]
             .into_iter()
             .flatten()
         {
@@ -189,17 +209,18 @@ impl<'p> Attempt<'p> {
     }
 
     fn take_signal(&mut self, signal: Signal) {
-        let name = signal.name();
         match signal {
             Signal::Usr2 => {
                 let rows = self.tunnel.counters();
                 report::log_statistics(self.program.totals(), &rows);
             }
-            Signal::Usr1 => self.end(self.program.remapped(Ending::restart("usr1")), "sigusr1"),
-            Signal::Hup => self.end(Ending::Reload, "sighup"),
+            Signal::Usr1 => self.end(Ending::RESTART, Cause::Signal(signal)),
+            Signal::Hup => self.end(Ending::Reload, Cause::Signal(signal)),
             Signal::Term | Signal::Int => {
-                log::notice!("event: {name} received, exiting");
-                self.leave(Ending::Exit(0), signal.script_name());
+                if self.leave(Ending::Exit(0), Cause::Signal(signal)) {
+                    let name = signal.name();
+                    log::notice!("{name} received, sending exit notification to peer");
+                }
             }
         }
     }
@@ -226,7 +247,7 @@ impl<'p> Attempt<'p> {
                 WorkerEvent::Notice(text) => log::notice!(in Data, "{text}"),
                 WorkerEvent::Failed(text) => {
                     log::error!("packet worker: {text}");
-                    self.end(Ending::restart("worker-failed"), "worker-failed");
+                    self.end(Ending::RESTART, Cause::Reason("worker-failed"));
                 }
             }
         }
@@ -292,9 +313,9 @@ impl<'p> Attempt<'p> {
                 let ending = if self.options.tls_exit {
                     Ending::Exit(1)
                 } else {
-                    Ending::restart(reason)
+                    Ending::RESTART
                 };
-                self.end(ending, reason);
+                self.end(ending, Cause::Reason(reason));
             }
         }
     }
@@ -360,9 +381,11 @@ impl<'p> Attempt<'p> {
     fn data_channel_up(&mut self) {
         self.up = true;
         self.program.remotes.succeeded();
-        if self.program.interface.is_none()
-            && let Err(ending) = self.open_interface()
-        {
+        if self.program.interface.is_some() {
+            if self.mode == Mode::Pull {
+                self.program.note_restart(Hook::Up);
+            }
+        } else if let Err(ending) = self.open_interface() {
             self.ending = Some(ending);
             return;
         }
@@ -374,8 +397,9 @@ impl<'p> Attempt<'p> {
     }
 
     fn open_interface(&mut self) -> Result<(), Ending> {
+        let remote = self.peer.map(|e| e.remote.ip());
         self.program
-            .open_interface(&self.options, &self.target.connection)?;
+            .open_interface(&self.options, &self.target.connection, remote)?;
         self.attach_interface();
         self.program.drop_privileges()
     }
@@ -431,7 +455,10 @@ impl<'p> Attempt<'p> {
             setup::keepalive(&self.options, Some(&pulled)),
             Instant::now(),
         );
-        self.program.note_pushed(&pulled);
+        let bytes = |pushed: Option<u32>| pushed.filter(|n| *n > 0).map(|n| n as usize);
+        self.udp
+            .set_buffers(bytes(pulled.sndbuf), bytes(pulled.rcvbuf));
+        self.program.note_pushed(&pulled, &self.options);
         self.reopen_if_changed(&pulled);
         let pushed = setup::pushed(&pulled);
         self.pulled = Some(pulled);
@@ -464,7 +491,7 @@ impl<'p> Attempt<'p> {
             }
             PushOutcome::Reject(text) => {
                 log::notice!(in Negotiation, "{text}");
-                self.end(Ending::restart("pull-filter"), "pull-filter");
+                self.end(Ending::RESTART, Cause::Reason("pull-filter"));
                 false
             }
         }
@@ -476,7 +503,7 @@ impl<'p> Attempt<'p> {
         if self.program.interface.is_some() && self.program.pulled_digest != Some(digest) {
             log::notice!("NOTE: pulled options changed on restart, the TUN device is reopened");
             self.command(Command::DetachTun);
-            self.program.close_interface(true);
+            self.program.close_interface();
         }
         self.program.pulled_digest = Some(digest);
     }
@@ -500,18 +527,26 @@ impl<'p> Attempt<'p> {
                     setup::auth_failed_text(&failed)
                 );
                 let ending = self.program.auth_failed(&failed);
-                self.end(ending, "auth-failure");
+                self.end(ending, Cause::Reason("auth-failure"));
             }
-            ControlMessage::Restart { text, .. } => {
+            ControlMessage::Restart {
+                next_remote,
+                keep_credentials,
+                text,
+            } => {
                 log::notice!("Connection reset command was pushed by server ('{text}')");
-                self.end(
-                    Ending::restart("server-pushed-connection-reset"),
-                    "server-pushed-connection-reset",
-                );
+                if !keep_credentials {
+                    self.program.credentials.purge();
+                }
+                let ending = Ending::Restart {
+                    backoff: None,
+                    advance: next_remote.then_some(Advance::Remote),
+                };
+                self.end(ending, Cause::Reason("server-pushed-connection-reset"));
             }
             ControlMessage::Halt { text } => {
                 log::notice!("Halt command was pushed by server ('{text}')");
-                self.end(Ending::Exit(0), "server-pushed-halt");
+                self.end(Ending::Exit(0), Cause::Reason("server-pushed-halt"));
             }
             ControlMessage::AuthPending { timeout } => {
                 log::notice!("AUTH_PENDING received, extending handshake timeout {timeout:?}");
@@ -527,6 +562,7 @@ impl<'p> Attempt<'p> {
 
     fn tick(&mut self, now: Now) {
         self.program.chores(now);
+        self.warn_of_drops(now.instant);
         if let Some(leaving) = &self.leaving {
             let over = now.instant >= leaving.until || (leaving.control && self.tunnel.all_acked());
             if over {
@@ -536,9 +572,6 @@ impl<'p> Attempt<'p> {
             }
             return;
         }
-        if self.routes_at.is_some_and(|t| now.instant >= t) {
-            self.add_routes();
-        }
         self.tunnel
             .handle_command(now, tunnel::Command::Usage(self.key_usage()));
         let first_packet_missing = self.tunnel.counters().accepted == 0
@@ -547,7 +580,7 @@ impl<'p> Attempt<'p> {
         let limit = Duration::from_secs(self.target.connection.connect_timeout);
         if first_packet_missing && now.instant >= self.started + limit {
             log::notice!(in Link, "Server poll timeout, trying next remote entry");
-            self.end(Ending::restart("server_poll"), "server_poll");
+            self.end(Ending::RESTART, Cause::Reason("server_poll"));
             return;
         }
         if let Some(due) = self.keepalive.tick(now.instant, self.sample()) {
@@ -563,30 +596,52 @@ impl<'p> Attempt<'p> {
                 }
             }
             Due::Restart => {
-                let waits = self.peer.is_none() && self.target.remote.is_none();
-                if !waits {
-                    log::notice!(
-                        "[{}] Inactivity timeout (--ping-restart), restarting",
-                        self.common_name
-                    );
-                    self.end(Ending::restart("ping-restart"), "ping-restart");
-                }
+                log::notice!(
+                    "[{}] Inactivity timeout (--ping-restart), restarting",
+                    self.common_name
+                );
+                self.end(Ending::RESTART, Cause::Reason("ping-restart"));
             }
             Due::Exit => {
                 log::notice!(
                     "[{}] Inactivity timeout (--ping-exit), exiting",
                     self.common_name
                 );
-                self.leave(Ending::Exit(0), "ping-exit");
+                self.leave(Ending::Exit(0), Cause::Reason("ping-exit"));
             }
             Due::Inactive => {
                 log::notice!("Inactivity timeout (--inactive), exiting");
-                self.leave(Ending::Exit(0), "inactive");
+                self.leave(Ending::Exit(0), Cause::Reason("inactive"));
             }
             Due::SessionTimeout => {
                 log::notice!("Session timeout, exiting");
-                self.leave(Ending::Exit(0), "session-timeout");
+                self.leave(Ending::Exit(0), Cause::Reason("session-timeout"));
             }
+        }
+    }
+
+    /// Tells of packets that did not pass authentication, in one line for many: somebody's noise
+    /// must not fill the log.
+    fn warn_of_drops(&mut self, now: Instant) {
+        if now < self.next_warning {
+            return;
+        }
+        for (index, reason) in [DropReason::Replay, DropReason::AuthFailed]
+            .into_iter()
+            .enumerate()
+        {
+            let count = self.worker_stats.drops(reason);
+            let new = count - std::mem::replace(&mut self.warned[index], count);
+            let replay = reason == DropReason::Replay;
+            if new == 0 || (replay && self.options.mute_replay_warnings) {
+                continue;
+            }
+            self.next_warning = now + WARNING_INTERVAL;
+            let what = match replay {
+                true => "bad packet ID (may be a replay); see replay-window, mute-replay-warnings",
+                false => "packet HMAC authentication failed",
+            };
+            log::warn!(in Data, "Authenticate/Decrypt packet error: {what}: {new} dropped");
         }
     }
 
@@ -596,6 +651,7 @@ impl<'p> Attempt<'p> {
             tx_packets: s.wire_tx_packets.load(Relaxed),
             rx_packets: s.wire_rx_packets.load(Relaxed),
             tun_bytes: s.tun_rx_bytes.load(Relaxed) + s.tun_tx_bytes.load(Relaxed),
+            peer_known: self.peer.is_some() || self.target.remote.is_some(),
             control_tx: self.tunnel.last_tx(),
             control_rx: self.tunnel.last_rx(),
         }
@@ -620,22 +676,22 @@ impl<'p> Attempt<'p> {
             "[{}] remote-exit: the peer leaves, restarting",
             self.common_name
         );
-        self.end(Ending::restart("remote-exit"), "remote-exit");
+        self.end(Ending::RESTART, Cause::Reason("remote-exit"));
     }
 
-    fn end(&mut self, ending: Ending, reason: &'static str) {
+    fn end(&mut self, ending: Ending, cause: Cause) {
         if self.ending.is_none() {
-            self.program.last_reason = reason.to_owned();
+            self.program.cause = cause;
             self.ending = Some(ending);
         }
     }
 
-    /// Ends after telling the peer, if `explicit-exit-notify` wants that.
-    fn leave(&mut self, ending: Ending, reason: &'static str) {
+    /// Ends, after telling the peer if `explicit-exit-notify` wants that. True if the peer is told.
+    fn leave(&mut self, ending: Ending, cause: Cause) -> bool {
         let notify = self.exit_notify();
         if !self.up || notify == 0 || self.leaving.is_some() {
-            self.end(ending, reason);
-            return;
+            self.end(ending, cause);
+            return false;
         }
         let control = self.negotiated.as_ref().is_some_and(|n| n.cc_exit);
         if control {
@@ -645,7 +701,7 @@ impl<'p> Attempt<'p> {
             self.send_occ_exit();
         }
         let until = Instant::now() + Duration::from_secs(u64::from(notify));
-        self.program.last_reason = reason.to_owned();
+        self.program.cause = Cause::Reason("exit-with-notification");
         self.leaving = Some(Leaving {
             until,
             ending,
@@ -653,6 +709,7 @@ impl<'p> Attempt<'p> {
         });
         // Acks usually arrive within a round trip: look again soon.
         self.next_tick = Instant::now() + Duration::from_millis(100);
+        true
     }
 
     fn exit_notify(&self) -> u32 {
@@ -668,7 +725,7 @@ impl<'p> Attempt<'p> {
     fn command(&mut self, command: Command) {
         if self.worker.send(command).is_err() {
             log::error!("packet worker does not answer, restarting");
-            self.end(Ending::restart("worker-failed"), "worker-failed");
+            self.end(Ending::RESTART, Cause::Reason("worker-failed"));
         }
     }
 }

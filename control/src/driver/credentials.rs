@@ -91,6 +91,11 @@ impl CredentialStore {
         self.password = None;
     }
 
+    /// The server restarts us without asking to keep the login: what can be had again is forgotten.
+    pub(super) fn purge(&mut self) {
+        self.forget_token();
+    }
+
     /// An attempt is over.
     pub(super) fn used(&mut self) {
         if self.nocache {
@@ -105,21 +110,24 @@ pub(super) fn after_auth_failed(
     options: &Options,
     failed: &AuthFailed,
 ) -> Ending {
-    if let AuthFailed::Temporary { backoff, .. } = failed {
+    if let AuthFailed::Temporary {
+        backoff, advance, ..
+    } = failed
+    {
         return Ending::Restart {
-            reason: "auth-temp-failure".into(),
             backoff: backoff.map(u64::from),
+            advance: *advance,
         };
     }
     if store.forget_token() {
-        return Ending::restart("auth-failure (auth-token)");
+        return Ending::RESTART;
     }
     match options.auth_retry {
         AuthRetry::None => Ending::Exit(1),
-        AuthRetry::NoInteract => Ending::restart("auth-failure"),
+        AuthRetry::NoInteract => Ending::RESTART,
         AuthRetry::Interact => {
             store.forget_password();
-            Ending::restart("auth-failure")
+            Ending::RESTART
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::config::options::{
 use crate::host::env::{IfconfigEnd, ScriptEnv};
 use crate::host::link::{network_of, prefix_of};
 use crate::host::netlink::Netlink;
-use crate::host::redirect::RedirectFlags;
+use crate::host::redirect::{RedirectFlags, covers};
 use crate::host::routes::{Gateway, RouteManager, RouteRequest};
 use crate::host::script::{self, Hook};
 use crate::log;
@@ -31,6 +31,8 @@ pub(super) struct Interface {
     addresses: Vec<Address>,
     mtu: u32,
     routes_added: bool,
+    /// A second handle on the device, where `user` or `chroot` will keep it from being opened again.
+    reserve: Option<TunQueue>,
 }
 
 #[derive(Clone, Copy)]
@@ -41,19 +43,30 @@ struct Address {
 }
 
 impl Interface {
-    /// Opens the device, sets its addresses and MTU, brings it up and runs `up`. The error is one
+    /// Opens the device unless it was `kept`, sets its addresses and MTU, brings it up and runs `up`. The error is one
     /// line for a person; whatever was made until then is gone again.
     pub(super) fn open(
         options: &Options,
         connection: &Connection,
+        remote: Option<IpAddr>,
         env: &mut ScriptEnv,
-        restart: bool,
+        kept: Option<TunDevice>,
     ) -> Result<Self, String> {
-        let mut config = TunConfig::new(options.dev.clone());
-        config.kind = DeviceKind::Tun;
-        config.node.clone_from(&options.dev_node);
-        let mut device = TunDevice::open(&config).map_err(|e| e.to_string())?;
+        let mut device = match kept {
+            Some(device) => device,
+            None => {
+                let mut config = TunConfig::new(options.dev.clone());
+                config.kind = DeviceKind::Tun;
+                config.node.clone_from(&options.dev_node);
+                TunDevice::open(&config).map_err(|e| e.to_string())?
+            }
+        };
         log::notice!(in Tun, "TUN/TAP device {} opened", device.name);
+        let drops = options.user.is_some() || options.chroot.is_some();
+        let reserve = match device.queues.first().filter(|_| drops) {
+            Some(queue) => Some(queue.try_clone().map_err(|e| e.to_string())?),
+            None => None,
+        };
         let mut netlink = Netlink::open().map_err(|e| e.to_string())?;
         let mtu = u32::from(connection.tun_mtu);
         let queue_length = options
@@ -68,38 +81,40 @@ impl Interface {
             )
             .map_err(|e| format!("{}: cannot bring the device up: {e}", device.name))?;
         let addresses = addresses(options)?;
-        if !options.ifconfig_noexec {
-            for a in &addresses {
-                netlink
-                    .add_address(device.ifindex, a.address, a.prefix, a.peer)
-                    .map_err(|e| {
-                        format!(
-                            "{}: cannot set address {}/{}: {e}",
-                            device.name, a.address, a.prefix
-                        )
-                    })?;
-                match a.peer {
-                    Some(peer) => log::notice!(
-                        in Tun, "address {} peer {peer} added to {}", a.address, device.name
-                    ),
-                    None => log::notice!(
-                        in Tun, "address {}/{} added to {}", a.address, a.prefix, device.name
-                    ),
-                }
-            }
-        }
-        let interface = Interface {
+        let mut interface = Interface {
             name: device.name.clone(),
             ifindex: device.ifindex,
             queue: device.queues.pop(),
             routes: RouteManager::new(netlink),
-            addresses,
+            addresses: Vec::new(),
             mtu,
             routes_added: false,
+            reserve,
         };
-        interface.environment(options, env);
-        interface.run(options, options.up.as_ref(), Hook::Up, restart, env)?;
+        let ready = interface.add_addresses(options, addresses).and_then(|()| {
+            interface.environment(options, env);
+            interface.route_environment(options, remote, env);
+            interface.run(options, options.up.as_ref(), Hook::Up, false, env)
+        });
+        if let Err(error) = ready {
+            interface.del_addresses();
+            return Err(error);
+        }
         Ok(interface)
+    }
+
+    /// Its name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs `up` or `down` for a restart that keeps the device (`up-restart`).
+    pub(super) fn run_restart(&self, options: &Options, hook: Hook, env: &mut ScriptEnv) {
+        let command = match hook {
+            Hook::Up => options.up.as_ref(),
+            _ => options.down.as_ref(),
+        };
+        self.warn_run(options, command, hook, true, env);
     }
 
     /// The queue, for the worker.
@@ -140,31 +155,68 @@ impl Interface {
         errors.len()
     }
 
-    /// Runs `route-pre-down`, removes routes and addresses, closes the device, runs `down`.
-    pub(super) fn close(mut self, options: &Options, env: &mut ScriptEnv, restart: bool) {
+    /// Runs `route-pre-down`, removes routes and addresses, closes the device, runs `down`. A device
+    /// that could not be opened again comes back for the next time.
+    pub(super) fn close(mut self, options: &Options, env: &mut ScriptEnv) -> Option<TunDevice> {
         if self.routes_added {
             let hook = options.route_pre_down.as_ref();
-            self.warn_run(options, hook, Hook::RoutePreDown, restart, env);
+            self.warn_run(options, hook, Hook::RoutePreDown, false, env);
         }
         for problem in self.routes.undo_all() {
             log::warn!(in Route, "{problem}");
         }
         if options.down_pre {
-            self.warn_run(options, options.down.as_ref(), Hook::Down, restart, env);
+            self.warn_run(options, options.down.as_ref(), Hook::Down, false, env);
         }
-        if !options.ifconfig_noexec {
-            for a in std::mem::take(&mut self.addresses) {
-                // A device that is not persistent takes its addresses along.
-                let _ =
-                    self.routes
-                        .netlink()
-                        .del_address(self.ifindex, a.address, a.prefix, a.peer);
-            }
-        }
+        self.del_addresses();
         log::notice!(in Tun, "Closing TUN/TAP interface {}", self.name);
         self.queue = None;
         if !options.down_pre {
-            self.warn_run(options, options.down.as_ref(), Hook::Down, restart, env);
+            self.warn_run(options, options.down.as_ref(), Hook::Down, false, env);
+        }
+        self.reserve.take().map(|queue| TunDevice {
+            name: self.name.clone(),
+            ifindex: self.ifindex,
+            queues: vec![queue],
+        })
+    }
+
+    // ---- addresses -----------------------------------------------------------------------------
+
+    fn add_addresses(&mut self, options: &Options, wanted: Vec<Address>) -> Result<(), String> {
+        if options.ifconfig_noexec {
+            return Ok(());
+        }
+        for a in wanted {
+            self.routes
+                .netlink()
+                .add_address(self.ifindex, a.address, a.prefix, a.peer)
+                .map_err(|e| {
+                    format!(
+                        "{}: cannot set address {}/{}: {e}",
+                        self.name, a.address, a.prefix
+                    )
+                })?;
+            self.addresses.push(a);
+            match a.peer {
+                Some(peer) => log::notice!(
+                    in Tun, "address {} peer {peer} added to {}", a.address, self.name
+                ),
+                None => log::notice!(
+                    in Tun, "address {}/{} added to {}", a.address, a.prefix, self.name
+                ),
+            }
+        }
+        Ok(())
+    }
+
+    fn del_addresses(&mut self) {
+        for a in std::mem::take(&mut self.addresses) {
+            // A device that is not persistent takes its addresses along.
+            let _ = self
+                .routes
+                .netlink()
+                .del_address(self.ifindex, a.address, a.prefix, a.peer);
         }
     }
 
@@ -176,41 +228,15 @@ impl Interface {
         remote: Option<IpAddr>,
         env: &mut ScriptEnv,
     ) -> Vec<String> {
-        let mut errors = Vec::new();
-        let gateway = vpn_gateway(options);
-        let net_gateway = self
-            .routes
-            .net_gateway(false)
-            .ok()
-            .flatten()
-            .and_then(|hop| hop.gateway);
-        env.clear_routes();
-        env.set_gateways(gateway.map(Into::into), net_gateway);
-        let mut requests = Vec::new();
-        for (index, route) in options.route.iter().enumerate() {
-            match self.route_request(route, options, gateway, remote) {
-                Ok(request) => {
-                    let via = match request.gateway {
-                        Gateway::Via(IpAddr::V4(address)) => Some(address),
-                        _ => None,
-                    };
-                    if let IpAddr::V4(network) = request.dest {
-                        env.set_route(index + 1, network, request.prefix, via, request.metric);
-                    }
-                    requests.push(request);
-                }
-                Err(error) => errors.push(error),
-            }
-        }
-        for (index, route) in options.route_ipv6.iter().enumerate() {
-            let request = self.route_v6_request(route, options);
-            let via = route.gateway;
-            env.set_route_ipv6(index + 1, route.network, route.prefix, via, request.metric);
-            requests.push(request);
-        }
+        let (requests, mut errors) = self.route_environment(options, remote, env);
+        env.set(
+            "redirect_gateway",
+            u8::from(options.redirect_gateway.is_some()),
+        );
         if options.route_noexec {
             return errors;
         }
+        let gateway = vpn_gateway(options);
         if let Some(redirect) = &options.redirect_gateway {
             let flags = RedirectFlags {
                 reroute: redirect.reroute,
@@ -236,10 +262,66 @@ impl Interface {
             );
             errors.extend(done.err().into_iter().flatten());
         }
+        // A route that covers the peer's own address would lead the tunnel into itself; redirecting
+        // has taken care of that already.
+        if let Some(remote) = remote
+            && options.redirect_gateway.is_none()
+            && requests
+                .iter()
+                .any(|r| r.ifindex == self.ifindex && covers(r.dest, r.prefix, remote))
+        {
+            errors.extend(self.routes.protect_remote(remote, self.ifindex).err());
+        }
         for request in requests {
             errors.extend(self.routes.add(&request).err());
         }
         errors
+    }
+
+    /// The routes to add, told to scripts too, and what is wrong with the others.
+    fn route_environment(
+        &mut self,
+        options: &Options,
+        remote: Option<IpAddr>,
+        env: &mut ScriptEnv,
+    ) -> (Vec<RouteRequest>, Vec<String>) {
+        let mut errors = Vec::new();
+        let gateway = vpn_gateway(options);
+        let net_gateway = self
+            .routes
+            .net_gateway(false)
+            .ok()
+            .flatten()
+            .and_then(|hop| hop.gateway);
+        env.clear_routes();
+        env.set_gateways(gateway.map(Into::into), net_gateway);
+        let mut requests = Vec::new();
+        for (index, route) in options.route.iter().enumerate() {
+            match self.route_request(route, options, gateway, remote) {
+                Ok(request) => {
+                    let via = match request.gateway {
+                        Gateway::Via(IpAddr::V4(address)) => Some(address),
+                        Gateway::NetGateway => match net_gateway {
+                            Some(IpAddr::V4(address)) => Some(address),
+                            Some(IpAddr::V6(_)) | None => None,
+                        },
+                        Gateway::Via(IpAddr::V6(_)) | Gateway::Device => None,
+                    };
+                    if let IpAddr::V4(network) = request.dest {
+                        env.set_route(index + 1, network, request.prefix, via, request.metric);
+                    }
+                    requests.push(request);
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        for (index, route) in options.route_ipv6.iter().enumerate() {
+            let request = self.route_v6_request(route, options);
+            let via = route.gateway;
+            env.set_route_ipv6(index + 1, route.network, route.prefix, via, request.metric);
+            requests.push(request);
+        }
+        (requests, errors)
     }
 
     fn route_request(
@@ -315,7 +397,6 @@ impl Interface {
 
     fn environment(&self, options: &Options, env: &mut ScriptEnv) {
         env.set_device(&self.name, "tun", self.mtu);
-        env.set("link_mtu", 0);
         if let Some(i) = options.ifconfig {
             let end = match options.topology {
                 Topology::Subnet => IfconfigEnd::Netmask(i.remote_netmask),

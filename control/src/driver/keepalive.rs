@@ -11,6 +11,8 @@ use crate::config::options::Inactive;
 pub(super) struct KeepaliveConfig {
     /// Ping after this long without sending anything.
     pub ping: Duration,
+    /// Silence counts only while the peer's address is known (`ping-timer-rem`).
+    pub needs_peer: bool,
     /// Restart after this long without hearing anything.
     pub ping_restart: Duration,
     /// Exit after this long without hearing anything.
@@ -30,6 +32,8 @@ pub(super) struct Sample {
     pub rx_packets: u64,
     /// Inner bytes both ways, pings not counted.
     pub tun_bytes: u64,
+    /// The peer's address is known.
+    pub peer_known: bool,
     /// Last control packet sent.
     pub control_tx: Instant,
     /// Last valid control packet received.
@@ -78,9 +82,11 @@ impl Keepalive {
         }
     }
 
-    /// Takes new timers (pushed ones) without forgetting what has been heard.
+    /// Takes new timers (pushed ones) without forgetting what has been heard. The session begins
+    /// now.
     pub(super) fn reconfigure(&mut self, config: KeepaliveConfig, now: Instant) {
         self.config = config;
+        self.started = now;
         self.quiet.0 = now;
     }
 
@@ -98,6 +104,9 @@ impl Keepalive {
         self.last_rx = self.last_rx.max(sample.control_rx);
 
         let c = &self.config;
+        if c.needs_peer && !sample.peer_known {
+            self.last_rx = now;
+        }
         let over = |limit: Duration, since: Instant| {
             !limit.is_zero() && now.saturating_duration_since(since) >= limit
         };
@@ -137,6 +146,7 @@ mod tests {
             tx_packets: tx,
             rx_packets: rx,
             tun_bytes: bytes,
+            peer_known: true,
             control_tx: t,
             control_rx: t,
         }
@@ -168,6 +178,26 @@ mod tests {
         assert_eq!(k.tick(t + 59 * S, sample(t, 0, 1, 0)), None);
         assert_eq!(k.tick(t + 118 * S, sample(t, 0, 1, 0)), None);
         assert_eq!(k.tick(t + 119 * S, sample(t, 0, 1, 0)), Some(Due::Restart));
+    }
+
+    #[test]
+    fn silence_of_an_unknown_peer_counts_unless_told_otherwise() {
+        let t = Instant::now();
+        let mut config = KeepaliveConfig {
+            ping_restart: 60 * S,
+            ..KeepaliveConfig::default()
+        };
+        let unknown = Sample {
+            peer_known: false,
+            ..sample(t, 0, 0, 0)
+        };
+        let mut k = Keepalive::new(config, t);
+        assert_eq!(k.tick(t + 60 * S, unknown), Some(Due::Restart));
+        config.needs_peer = true;
+        let mut k = Keepalive::new(config, t);
+        assert_eq!(k.tick(t + 60 * S, unknown), None);
+        assert_eq!(k.tick(t + 119 * S, sample(t, 0, 0, 0)), None);
+        assert_eq!(k.tick(t + 120 * S, sample(t, 0, 0, 0)), Some(Due::Restart));
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod report;
 mod setup;
 mod tls_setup;
 
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,17 +26,19 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ringway_dataplane::command::Endpoint;
 use ringway_dataplane::stats::{PeerStats, WorkerStats};
+use ringway_dataplane::tun::TunDevice;
 use ringway_dataplane::udp::UdpSocket;
 
 use attempt::Attempt;
 use credentials::CredentialStore;
 use interface::Interface;
-use remotes::{Remotes, Target};
-use report::Totals;
+use remotes::{Remotes, Target, resolve_local};
+use report::{StatusFile, Totals};
 
 use crate::cli::TunRequest;
 use crate::config::diagnostic::Diagnostic;
-use crate::config::options::{Connection, Options, RemapSignal};
+use crate::config::dns::Dns;
+use crate::config::options::{Connection, Options, RemapSignal, Wrap};
 use crate::config::pushed::PulledOptions;
 use crate::config::{self, Loaded};
 use crate::host::daemon;
@@ -45,8 +48,9 @@ use crate::host::script::{self, Hook};
 use crate::host::signals::{Signal, Signals};
 use crate::log;
 use crate::proto::Now;
-use crate::proto::push::AuthFailed;
+use crate::proto::push::{Advance, AuthFailed};
 use crate::proto::tunnel::{Mode, TunnelConfig};
+use crate::proto::wrap::WrapConfig;
 use crate::tls::{TlsContext, TlsSession, cert_env};
 
 /// How an attempt ended.
@@ -56,27 +60,57 @@ pub(crate) enum Ending {
     Exit(u8),
     /// A fault that no restart mends; the text is the one line for the person.
     Fatal(String),
-    /// SIGUSR1: try again, with the next remote after `advance`.
+    /// SIGUSR1: try again.
     Restart {
-        /// Why, for the log.
-        reason: String,
         /// A wait the server asked for, seconds.
         backoff: Option<u64>,
+        /// Where to try next, if the server said so.
+        advance: Option<Advance>,
     },
     /// SIGHUP: read the configuration again.
     Reload,
 }
 
 impl Ending {
-    fn restart(reason: impl Into<String>) -> Self {
-        Ending::Restart {
-            reason: reason.into(),
-            backoff: None,
-        }
-    }
+    const RESTART: Ending = Ending::Restart {
+        backoff: None,
+        advance: None,
+    };
 
     fn fatal(text: impl Into<String>) -> Self {
         Ending::Fatal(text.into())
+    }
+}
+
+/// What brought the last end about: a signal from outside, or a reason of our own that is treated
+/// like one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// Somebody sent this signal.
+    Signal(Signal),
+    /// `ping-restart`, `tls-error`, ...
+    Reason(&'static str),
+}
+
+impl Cause {
+    /// The line that tells of an end, worded as OpenVPN does. `signal` is what the end amounts to.
+    fn line(self, signal: &str, what: &str) -> String {
+        match self {
+            // A signal that `remap-usr1` turned into another keeps being somebody's.
+            Cause::Signal(sent) if sent == Signal::Int && signal == Signal::Term.name() => {
+                format!("{}[hard,] received, process {what}", sent.name())
+            }
+            Cause::Signal(_) => format!("{signal}[hard,] received, process {what}"),
+            Cause::Reason(reason) => format!("{signal}[soft,{reason}] received, process {what}"),
+        }
+    }
+
+    /// The variable `signal` of `down` scripts.
+    fn script_name(self) -> &'static str {
+        match self {
+            Cause::Signal(signal) => signal.script_name(),
+            Cause::Reason(reason) => reason,
+        }
     }
 }
 
@@ -92,7 +126,7 @@ pub fn run(args: &[String]) -> u8 {
             }
         };
         match run_configured(loaded, &mut detached) {
-            Ending::Reload => log::notice!("SIGHUP received, restarting"),
+            Ending::Reload => {}
             Ending::Exit(code) => return code,
             Ending::Fatal(text) => {
                 log::error!("{text}");
@@ -140,18 +174,35 @@ fn run_configured(loaded: Loaded, detached: &mut bool) -> Ending {
         log::warn!("WARNING: {warning}");
     }
     log::notice!("{}", crate::cli::first_line());
+    // Before going to the background: passwords are asked for at the terminal, and whoever starts
+    // the program learns from its exit status that a file cannot be used.
+    let to_syslog = options.log.is_none() && options.syslog;
+    let mut program = match Program::new(options) {
+        Ok(program) => program,
+        Err(ending) => {
+            if let (false, true, Ending::Fatal(text)) = (*detached, to_syslog, &ending) {
+                eprintln!("{text}");
+            }
+            return ending;
+        }
+    };
     if !*detached {
-        if let Err(error) = start_process(&options) {
+        if let Err(error) = start_process(&program.options) {
             return Ending::fatal(error);
         }
         *detached = true;
+        program.base_env.set("daemon_pid", std::process::id());
     }
-    let mut program = match Program::new(options) {
-        Ok(program) => program,
-        Err(ending) => return ending,
-    };
     let ending = program.run_attempts();
-    program.close_interface(false);
+    program.close_interface();
+    let signal = match ending {
+        Ending::Exit(_) => Some((Signal::Term, "exiting")),
+        Ending::Reload => Some((Signal::Hup, "restarting")),
+        Ending::Fatal(_) | Ending::Restart { .. } => None,
+    };
+    if let Some((signal, what)) = signal {
+        log::notice!("{}", program.cause.line(signal.name(), what));
+    }
     ending
 }
 
@@ -185,6 +236,8 @@ pub(crate) struct Program {
     remotes: Remotes,
     privileges: Option<PrivilegePlan>,
     interface: Option<Interface>,
+    /// A device for the next interface: without privileges it could not be opened again.
+    kept: Option<TunDevice>,
     env: ScriptEnv,
     /// The options the interface was opened with, pushed ones included; closing needs the same.
     interface_options: Option<Options>,
@@ -192,8 +245,15 @@ pub(crate) struct Program {
     pulled_digest: Option<[u8; 32]>,
     totals: Totals,
     last_status: Option<Instant>,
-    last_reason: String,
-    has_run: bool,
+    /// Why the last attempt ended.
+    cause: Cause,
+    /// Key files of control packets, read at start: later they may be out of reach.
+    wraps: Vec<(Wrap, WrapConfig)>,
+    /// What `local` resolved to (`persist-local-ip`).
+    local: Option<(String, IpAddr)>,
+    status: Option<StatusFile>,
+    /// The environment before anything is known of a peer.
+    base_env: ScriptEnv,
 }
 
 impl Program {
@@ -203,6 +263,7 @@ impl Program {
             Signals::install().map_err(|e| Ending::fatal(format!("cannot catch signals: {e}")))?;
         let (tls, warnings) = tls_setup::context(&options).map_err(Ending::fatal)?;
         for warning in warnings {
+            let warning = warning.strip_prefix("WARNING: ").unwrap_or(&warning);
             log::warn!("WARNING: {warning}");
         }
         let privileges = privileges::plan(
@@ -216,18 +277,22 @@ impl Program {
         Ok(Program {
             credentials: CredentialStore::new(&options).map_err(Ending::fatal)?,
             remotes: Remotes::new(&options),
-            options,
             signals,
             tls: Arc::new(tls),
             privileges: Some(privileges),
             interface: None,
+            kept: None,
             interface_options: None,
+            wraps: setup::wrap_configs(&options).map_err(Ending::fatal)?,
+            local: None,
+            status: open_status(&options).map_err(Ending::fatal)?,
+            options,
+            base_env: env.clone(),
             env,
             pulled_digest: None,
             totals: Totals::default(),
             last_status: None,
-            last_reason: String::new(),
-            has_run: false,
+            cause: Cause::Reason("unknown"),
         })
     }
 
@@ -237,6 +302,9 @@ impl Program {
                 Ok(target) => target,
                 Err(ending) => return ending,
             };
+            if self.interface.is_none() {
+                self.env = self.base_env.clone();
+            }
             if let Err(error) = self.credentials.prepare(&self.options) {
                 return Ending::fatal(error);
             }
@@ -245,12 +313,17 @@ impl Program {
                 Err(ending) => ending,
             };
             self.credentials.used();
-            let Ending::Restart { reason, backoff } = ending else {
-                return ending;
+            let Ending::Restart { backoff, advance } = remap(&self.options, ending.clone()) else {
+                return remap(&self.options, ending);
             };
-            log::notice!("SIGUSR1[soft,{reason}] received, process restarting");
-            if !self.options.persist_tun {
-                self.close_interface(true);
+            if self.persist_tun() {
+                self.note_restart(Hook::Down);
+            } else {
+                self.close_interface();
+            }
+            log::notice!("{}", self.cause.line(Signal::Usr1.name(), "restarting"));
+            if let Some(advance) = advance {
+                self.remotes.steer(advance);
             }
             if let Some(max) = self.options.connect_retry_max
                 && self.remotes.round() >= max
@@ -269,13 +342,6 @@ impl Program {
     }
 
     fn next_target(&mut self) -> Result<Target, Ending> {
-        if self.options.persist_remote_ip
-            && self.has_run
-            && let Some(target) = self.remotes.current()
-        {
-            return Ok(target.clone());
-        }
-        self.has_run = true;
         let mut interrupted = None;
         let options = self.options.clone();
         let signals = &mut self.signals;
@@ -289,18 +355,46 @@ impl Program {
         );
         match (target, interrupted) {
             (Some(target), _) => Ok(target),
-            (None, Some(ending)) => Err(ending),
+            (None, Some((ending, signal))) => {
+                self.cause = Cause::Signal(signal);
+                Err(ending)
+            }
             (None, None) => Err(Ending::fatal("no remote could be resolved")),
         }
     }
 
     fn sleep(&mut self, wait: Duration) -> Option<Ending> {
-        sleep_for_signal(&mut self.signals, wait, &self.options)
+        let (ending, signal) = sleep_for_signal(&mut self.signals, wait, &self.options)?;
+        self.cause = Cause::Signal(signal);
+        Some(ending)
     }
 
-    /// `remap-usr1`
-    fn remapped(&self, ending: Ending) -> Ending {
-        remap(&self.options, ending)
+    fn wrap_config(&self, connection: &Connection) -> Result<WrapConfig, Ending> {
+        let known = self.wraps.iter().find(|(wrap, _)| *wrap == connection.wrap);
+        match known {
+            Some((_, config)) => Ok(config.clone()),
+            None => setup::wrap_config(&self.options, connection).map_err(Ending::fatal),
+        }
+    }
+
+    /// The address `local` names, resolved anew for each attempt unless `persist-local-ip` keeps it.
+    fn local_address(&mut self, target: &Target) -> Result<Option<IpAddr>, Ending> {
+        let Some(name) = &target.connection.local else {
+            return Ok(None);
+        };
+        if let Some((known, address)) = &self.local
+            && self.options.persist_local_ip
+            && known == name
+            && target
+                .remote
+                .is_none_or(|r| r.is_ipv4() == address.is_ipv4())
+        {
+            return Ok(Some(*address));
+        }
+        let address =
+            resolve_local(name, target.remote, target.connection.family).map_err(Ending::fatal)?;
+        self.local = Some((name.clone(), address));
+        Ok(Some(address))
     }
 
     fn tunnel_config(&self, target: &Target, mode: Mode) -> Result<TunnelConfig, Ending> {
@@ -310,12 +404,13 @@ impl Program {
         Ok(TunnelConfig {
             role: options.tls_role,
             mode,
-            wrap: setup::wrap_config(options, &target.connection).map_err(Ending::fatal)?,
+            wrap: self.wrap_config(&target.connection)?,
             tls: self.tls.clone(),
             remote: target.remote.map(Endpoint::new),
             float: target.connection.float || target.remote.is_none(),
             single_session: options.single_session,
             options: setup::options_string(options, &target.connection),
+            compare_options: !options.disable_occ,
             peer_info: Some(setup::peer_info(options, &target.connection)),
             username,
             password,
@@ -333,19 +428,49 @@ impl Program {
     // ---- interface, scripts, privileges --------------------------------------------------------
 
     /// Opens the device with these effective options.
-    fn open_interface(&mut self, options: &Options, connection: &Connection) -> Result<(), Ending> {
-        let restart = self.interface_options.is_some();
+    fn open_interface(
+        &mut self,
+        options: &Options,
+        connection: &Connection,
+        remote: Option<IpAddr>,
+    ) -> Result<(), Ending> {
         let interface =
-            Interface::open(options, connection, &mut self.env, restart).map_err(Ending::fatal)?;
+            Interface::open(options, connection, remote, &mut self.env, self.kept.take())
+                .map_err(Ending::fatal)?;
         self.interface = Some(interface);
         self.interface_options = Some(options.clone());
         Ok(())
     }
 
-    fn close_interface(&mut self, restart: bool) {
+    fn close_interface(&mut self) {
         if let (Some(interface), Some(options)) = (self.interface.take(), &self.interface_options) {
-            self.env.set("signal", &self.last_reason);
-            interface.close(options, &mut self.env, restart);
+            self.env.set("signal", self.cause.script_name());
+            self.kept = interface.close(options, &mut self.env);
+        }
+    }
+
+    /// The device stays over a restart: `persist-tun`, possibly pushed.
+    fn persist_tun(&self) -> bool {
+        self.options.persist_tun
+            || self
+                .interface_options
+                .as_ref()
+                .is_some_and(|o| o.persist_tun)
+    }
+
+    /// A device is kept over a restart: `up-restart` runs `down` before it and `up` after it.
+    fn note_restart(&mut self, hook: Hook) {
+        let (Some(interface), Some(options)) = (&self.interface, &self.interface_options) else {
+            return;
+        };
+        if hook == Hook::Up {
+            log::notice!("Preserving previous TUN/TAP instance: {}", interface.name());
+            self.env.unset("signal");
+        } else {
+            self.env.set("signal", self.cause.script_name());
+        }
+        if options.up_restart {
+            interface.run_restart(options, hook, &mut self.env);
         }
     }
 
@@ -363,15 +488,14 @@ impl Program {
         }
     }
 
-    fn note_pushed(&mut self, pulled: &PulledOptions) {
-        self.env.clear_foreign_options();
-        for option in &pulled.dhcp_option {
-            self.env
-                .add_foreign_option(&format!("dhcp-option {option}"));
-        }
-        for option in &pulled.dns {
-            self.env.add_foreign_option(&format!("dns {option}"));
-        }
+    /// What was pushed, and the configuration it was written over.
+    fn note_pushed(&mut self, pulled: &PulledOptions, options: &Options) {
+        let dns = Dns::from_lines(&options.dns);
+        self.env.set_foreign_options(&options.dhcp_option, &dns);
+        self.env.set_dns(&dns);
+        let own = Arc::make_mut(&mut self.options);
+        own.persist_remote_ip |= pulled.persist_remote_ip;
+        own.persist_local_ip |= pulled.persist_local_ip;
         for (name, value) in &pulled.setenv {
             self.env.set(name, value);
         }
@@ -440,7 +564,7 @@ impl Program {
             Some(Err(text)) => log::error!(in Tls, "{text}"),
             None => {}
         }
-        let Some(status) = &self.options.status else {
+        let (Some(status), Some(file)) = (&self.options.status, &mut self.status) else {
             return;
         };
         let due = self
@@ -448,7 +572,7 @@ impl Program {
             .is_none_or(|last| now.instant >= last + Duration::from_secs(status.seconds.max(1)));
         if due {
             self.last_status = Some(now.instant);
-            if let Err(error) = report::write_status(&status.path, &self.totals) {
+            if let Err(error) = file.write(&self.totals) {
                 log::warn!("status file {}: {error}", status.path.display());
             }
         }
@@ -464,7 +588,20 @@ impl Program {
     }
 }
 
+fn open_status(options: &Options) -> Result<Option<StatusFile>, String> {
+    let Some(status) = &options.status else {
+        return Ok(None);
+    };
+    StatusFile::open(&status.path)
+        .map(Some)
+        .map_err(|error| format!("status '{}': {error}", status.path.display()))
+}
+
+/// `remap-usr1`, for restarts of every cause.
 fn remap(options: &Options, ending: Ending) -> Ending {
+    if !matches!(ending, Ending::Restart { .. }) {
+        return ending;
+    }
     match options.remap_usr1 {
         Some(RemapSignal::Sighup) => Ending::Reload,
         Some(RemapSignal::Sigterm) => Ending::Exit(0),
@@ -472,21 +609,22 @@ fn remap(options: &Options, ending: Ending) -> Ending {
     }
 }
 
-/// Waits, or returns what a signal asks for.
-fn sleep_for_signal(signals: &mut Signals, wait: Duration, options: &Options) -> Option<Ending> {
+/// Waits, or returns what a signal asks for, and which it was.
+fn sleep_for_signal(
+    signals: &mut Signals,
+    wait: Duration,
+    options: &Options,
+) -> Option<(Ending, Signal)> {
     let end = Instant::now() + wait;
     loop {
         for signal in signals.pending() {
             match signal {
-                Signal::Term | Signal::Int => {
-                    log::notice!("event: {} received, exiting", signal.name());
-                    return Some(Ending::Exit(0));
-                }
-                Signal::Hup => return Some(Ending::Reload),
+                Signal::Term | Signal::Int => return Some((Ending::Exit(0), signal)),
+                Signal::Hup => return Some((Ending::Reload, signal)),
                 Signal::Usr1 => {
-                    return match remap(options, Ending::restart("usr1")) {
+                    return match remap(options, Ending::RESTART) {
                         Ending::Restart { .. } => None,
-                        other => Some(other),
+                        other => Some((other, signal)),
                     };
                 }
                 Signal::Usr2 => log::notice!("no tunnel is up; no statistics"),

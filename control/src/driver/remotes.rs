@@ -7,6 +7,7 @@ use std::time::Duration;
 use rand::seq::SliceRandom;
 
 use crate::config::options::{Connection, Family, Options};
+use crate::proto::push::Advance;
 
 /// Pause between tries to resolve a name.
 const RESOLVE_PAUSE: Duration = Duration::from_secs(5);
@@ -29,7 +30,12 @@ pub(super) struct Remotes {
     next: usize,
     /// Addresses of the current name still to try.
     addresses: Vec<SocketAddr>,
-    current: Option<Target>,
+    /// The place used last, and its number in the list.
+    current: Option<(usize, Target)>,
+    /// The next place is the current one again.
+    stay: bool,
+    /// What names resolved to, by number in the list (`persist-remote-ip`).
+    known: Vec<Vec<SocketAddr>>,
     round: u32,
 }
 
@@ -41,10 +47,12 @@ impl Remotes {
             connections.shuffle(&mut rand::rng());
         }
         Remotes {
+            known: vec![Vec::new(); connections.len()],
             connections,
             next: 0,
             addresses: Vec::new(),
             current: None,
+            stay: false,
             round: 0,
         }
     }
@@ -62,56 +70,103 @@ impl Remotes {
         Duration::from_secs(seconds.min(options.connect_retry.max.max(options.connect_retry.first)))
     }
 
-    /// The place used last, for a restart that keeps it (`persist-remote-ip`).
-    pub(super) fn current(&self) -> Option<&Target> {
-        self.current.as_ref()
-    }
-
-    /// A connection worked: the next failure starts a new count of rounds at this place.
+    /// A connection worked: the next attempt goes to the same place, and a new count of rounds
+    /// begins.
     pub(super) fn succeeded(&mut self) {
         self.round = 0;
+        self.stay = true;
     }
 
-    /// The next place. Resolution is retried for `resolv-retry` seconds; `sleep` pauses and returns
-    /// false when the wait must end (a signal). `None` when it did, or when every name of a whole
-    /// round failed to resolve.
+    /// The server says where to try next.
+    pub(super) fn steer(&mut self, to: Advance) {
+        self.stay = to == Advance::No;
+        if to == Advance::Remote {
+            self.addresses.clear();
+        }
+    }
+
+    /// The next place. A name that does not resolve is tried again for `resolv-retry` seconds, or
+    /// with `infinite` after the other places; `sleep` pauses and returns false when the wait must
+    /// end (a signal). `None` when it did, or when no name of a whole round could be resolved and
+    /// `resolv-retry` or `connect-retry-max` ends the search.
     pub(super) fn next(
         &mut self,
         options: &Options,
         sleep: &mut dyn FnMut(Duration) -> bool,
         log: &mut dyn FnMut(String),
     ) -> Option<Target> {
-        for _ in 0..=self.connections.len() {
-            if !self.addresses.is_empty() {
+        if std::mem::take(&mut self.stay)
+            && let Some((index, last)) = self.current.clone()
+        {
+            // The address is looked up again, for a server that has moved; a temporary failure of
+            // that is no reason to leave a place that works.
+            let mut addresses = match &last.connection.remote {
+                Some(name) if !options.persist_remote_ip => {
+                    resolve(&host(name, options), &last.connection).unwrap_or_default()
+                }
+                _ => Vec::new(),
+            };
+            let remote = match last.remote {
+                Some(used) if addresses.is_empty() || addresses.contains(&used) => Some(used),
+                Some(_) => addresses.first().copied(),
+                None => None,
+            };
+            addresses.retain(|a| Some(*a) != remote);
+            self.addresses = addresses;
+            return Some(self.take(index, remote));
+        }
+        let mut failed = 0;
+        loop {
+            if let Some((index, _)) = &self.current
+                && !self.addresses.is_empty()
+            {
+                let index = *index;
                 let address = self.addresses.remove(0);
-                let connection = self.current.as_ref()?.connection.clone();
-                return Some(self.take(connection, Some(address)));
+                return Some(self.take(index, Some(address)));
             }
-            let connection = self.connections[self.next].clone();
+            let index = self.next;
             self.next += 1;
             if self.next == self.connections.len() {
                 self.next = 0;
                 self.round += 1;
             }
+            let connection = &self.connections[index];
             let Some(name) = connection.remote.clone() else {
-                return Some(self.take(connection, None));
+                return Some(self.take(index, None));
             };
-            match resolve_patiently(&name, &connection, options, sleep, log) {
+            let resolved = match self.known[index].is_empty() {
+                false => Resolved::Addresses(self.known[index].clone()),
+                true => resolve_patiently(&name, connection, options, sleep, log),
+            };
+            match resolved {
                 Resolved::Addresses(mut addresses) => {
+                    if options.persist_remote_ip {
+                        self.known[index].clone_from(&addresses);
+                    }
                     let first = addresses.remove(0);
                     self.addresses = addresses;
-                    return Some(self.take(connection, Some(first)));
+                    return Some(self.take(index, Some(first)));
                 }
                 Resolved::Failed => {}
                 Resolved::Interrupted => return None,
             }
+            failed += 1;
+            if failed == self.connections.len() {
+                let over = options
+                    .connect_retry_max
+                    .is_some_and(|max| self.round >= max);
+                if options.resolv_retry.is_some() || over || !sleep(RESOLVE_PAUSE) {
+                    return None;
+                }
+                failed = 0;
+            }
         }
-        None
     }
 
-    fn take(&mut self, connection: Connection, remote: Option<SocketAddr>) -> Target {
+    fn take(&mut self, index: usize, remote: Option<SocketAddr>) -> Target {
+        let connection = self.connections[index].clone();
         let target = Target { connection, remote };
-        self.current = Some(target.clone());
+        self.current = Some((index, target.clone()));
         target
     }
 }
@@ -147,37 +202,48 @@ fn resolve_patiently(
     sleep: &mut dyn FnMut(Duration) -> bool,
     log: &mut dyn FnMut(String),
 ) -> Resolved {
-    let host = if options.remote_random_hostname && name.parse::<IpAddr>().is_err() {
-        format!("{:012x}.{name}", rand::random::<u64>() >> 16)
-    } else {
-        name.to_owned()
-    };
+    let host = host(name, options);
     let mut waited = Duration::ZERO;
     loop {
-        let error = match (host.as_str(), connection.rport).to_socket_addrs() {
-            Ok(all) => {
-                let fitting: Vec<_> = all.filter(|a| fits(a.ip(), connection.family)).collect();
-                if !fitting.is_empty() {
-                    return Resolved::Addresses(fitting);
-                }
-                "no address of the wanted family".to_owned()
-            }
-            Err(e) => e.to_string(),
-        };
-        let give_up = match options.resolv_retry {
-            None => options.connections.len() > 1,
-            Some(seconds) => waited >= Duration::from_secs(seconds),
+        let error = match resolve(&host, connection) {
+            Ok(addresses) => return Resolved::Addresses(addresses),
+            Err(error) => error,
         };
         log(format!(
-            "RESOLVE: cannot resolve host address: {host}: {error}"
+            "RESOLVE: cannot resolve host address: {host}:{}: {error}",
+            connection.rport
         ));
-        if give_up {
+        if options
+            .resolv_retry
+            .is_none_or(|limit| waited >= Duration::from_secs(limit))
+        {
             return Resolved::Failed;
         }
         if !sleep(RESOLVE_PAUSE) {
             return Resolved::Interrupted;
         }
         waited += RESOLVE_PAUSE;
+    }
+}
+
+/// The name to ask for (`remote-random-hostname`).
+fn host(name: &str, options: &Options) -> String {
+    if options.remote_random_hostname && name.parse::<IpAddr>().is_err() {
+        format!("{:012x}.{name}", rand::random::<u64>() >> 16)
+    } else {
+        name.to_owned()
+    }
+}
+
+/// One try to resolve a name; at least one address.
+fn resolve(host: &str, connection: &Connection) -> Result<Vec<SocketAddr>, String> {
+    let all = (host, connection.rport)
+        .to_socket_addrs()
+        .map_err(|e| e.to_string())?;
+    let fitting: Vec<_> = all.filter(|a| fits(a.ip(), connection.family)).collect();
+    match fitting.is_empty() {
+        true => Err("no address of the wanted family".to_owned()),
+        false => Ok(fitting),
     }
 }
 
@@ -218,6 +284,69 @@ mod tests {
         assert_eq!(step(), ("192.0.2.1".to_owned(), 0));
         assert_eq!(step(), ("192.0.2.2".to_owned(), 1));
         assert_eq!(step(), ("192.0.2.1".to_owned(), 1));
+    }
+
+    #[test]
+    fn stays_where_it_worked_until_that_fails() {
+        let options = options(&["192.0.2.1", "192.0.2.2", "192.0.2.3"]);
+        let mut remotes = Remotes::new(&options);
+        let step = |remotes: &mut Remotes| {
+            let target = remotes.next(&options, &mut |_| true, &mut |_| {}).unwrap();
+            target.remote.unwrap().ip().to_string()
+        };
+        step(&mut remotes);
+        assert_eq!(step(&mut remotes), "192.0.2.2");
+        remotes.succeeded();
+        assert_eq!(step(&mut remotes), "192.0.2.2");
+        assert_eq!(step(&mut remotes), "192.0.2.3");
+        remotes.succeeded();
+        remotes.steer(Advance::Remote);
+        assert_eq!(step(&mut remotes), "192.0.2.1");
+        remotes.steer(Advance::No);
+        assert_eq!(step(&mut remotes), "192.0.2.1");
+    }
+
+    #[test]
+    fn persist_remote_ip_keeps_addresses_but_not_a_place_that_fails() {
+        let mut options = options(&["localhost", "192.0.2.2"]);
+        options.persist_remote_ip = true;
+        let mut remotes = Remotes::new(&options);
+        let local: SocketAddr = ([127, 0, 0, 9], 1).into();
+        remotes.known[0] = vec![local];
+        let mut step = || {
+            let target = remotes.next(&options, &mut |_| true, &mut |_| {}).unwrap();
+            target.remote.unwrap().ip().to_string()
+        };
+        assert_eq!(
+            [step(), step(), step()],
+            ["127.0.0.9", "192.0.2.2", "127.0.0.9"]
+        );
+    }
+
+    #[test]
+    fn names_that_never_resolve() {
+        let mut options = options(&["a.invalid", "b.invalid"]);
+        let pauses = |options: &Options| {
+            let mut remotes = Remotes::new(options);
+            let (mut slept, mut lines) = (0, 0);
+            let target = remotes.next(
+                options,
+                &mut |_| {
+                    slept += 1;
+                    slept < 3
+                },
+                &mut |_| lines += 1,
+            );
+            assert_eq!(target, None);
+            (slept, lines)
+        };
+        // `infinite`: round after round, until a signal.
+        assert_eq!(pauses(&options), (3, 6));
+        options.connect_retry_max = Some(2);
+        assert_eq!(pauses(&options), (1, 4));
+        options.connect_retry_max = None;
+        options.resolv_retry = Some(0);
+        assert_eq!(pauses(&options), (0, 2));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Statistics: what SIGUSR2 logs and the status file holds (protocol §13).
 
 use std::fs;
-use std::io::{self, Write};
-use std::path::Path;
+use std::io::{self, Seek, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -95,25 +95,73 @@ pub(super) fn log_statistics(totals: &Totals, control: &Counters) {
     log::notice!("END");
 }
 
-/// Writes the status file: to a temporary name beside it, then renamed, so that a reader never sees
-/// half of it and a full disk never costs the last good one. Where the directory cannot be written
-/// (after privileges are dropped) the file itself is rewritten.
-pub(super) fn write_status(path: &Path, totals: &Totals) -> io::Result<()> {
-    let mut text = format!("OpenVPN STATISTICS\nUpdated,{}\n", log::timestamp());
-    for (name, value) in totals.rows() {
-        text.push_str(&format!("{name},{value}\n"));
+/// The status file. It is opened at start, so that it can still be written when privileges are gone
+/// or the root directory has changed.
+#[derive(Debug)]
+pub(super) struct StatusFile {
+    path: PathBuf,
+    file: fs::File,
+}
+
+impl StatusFile {
+    /// Opens the file, keeping what is in it until the first write.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let file = fs::File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)?;
+        Ok(StatusFile {
+            path: path.to_owned(),
+            file,
+        })
     }
-    text.push_str("END\n");
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".tmp");
-    let written = fs::File::create(&temporary).and_then(|mut f| f.write_all(text.as_bytes()));
-    match written.and_then(|()| fs::rename(&temporary, path)) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => fs::write(path, text),
-        Err(error) => {
-            let _ = fs::remove_file(&temporary);
-            Err(error)
+
+    /// Writes the statistics: to a temporary name beside the file, then renamed, so that a reader
+    /// never sees half of it and a full disk never costs the last good one. Where that cannot be
+    /// done any more the file itself is rewritten.
+    pub(super) fn write(&mut self, totals: &Totals) -> io::Result<()> {
+        let mut text = format!("OpenVPN STATISTICS\nUpdated,{}\n", log::timestamp());
+        for (name, value) in totals.rows() {
+            text.push_str(&format!("{name},{value}\n"));
         }
+        text.push_str("END\n");
+        match self.replace(&text) {
+            Ok(file) => {
+                self.file = file;
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => Err(error),
+            Err(_) => self.rewrite(&text),
+        }
+    }
+
+    fn replace(&self, text: &str) -> io::Result<fs::File> {
+        // A device or a pipe is written to, not replaced.
+        if !self.file.metadata()?.is_file() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let mut temporary = self.path.as_os_str().to_owned();
+        temporary.push(".tmp");
+        let mut file = fs::File::create(&temporary)?;
+        let renamed = file
+            .write_all(text.as_bytes())
+            .and_then(|()| fs::rename(&temporary, &self.path));
+        match renamed {
+            Ok(()) => Ok(file),
+            Err(error) => {
+                let _ = fs::remove_file(&temporary);
+                Err(error)
+            }
+        }
+    }
+
+    fn rewrite(&mut self, text: &str) -> io::Result<()> {
+        if self.file.metadata()?.is_file() {
+            self.file.set_len(0)?;
+            self.file.rewind()?;
+        }
+        self.file.write_all(text.as_bytes())
     }
 }
 
@@ -135,7 +183,17 @@ mod tests {
     #[test]
     fn the_status_file_has_openvpns_lines() {
         let path = std::env::temp_dir().join(format!("ringway-status-{}", std::process::id()));
-        write_status(&path, &Totals::default()).unwrap();
+        let mut status = StatusFile::open(&path).unwrap();
+        status.write(&Totals::default()).unwrap();
+        status
+            .rewrite("longer than what comes next, by far")
+            .unwrap();
+        let replaced = fs::read_to_string(&path).unwrap();
+        assert!(
+            replaced.starts_with("longer"),
+            "the handle is the new file's"
+        );
+        status.write(&Totals::default()).unwrap();
         let text = fs::read_to_string(&path).unwrap();
         fs::remove_file(&path).unwrap();
         let names: Vec<&str> = text.lines().map(|l| l.split(',').next().unwrap()).collect();

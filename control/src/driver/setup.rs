@@ -5,18 +5,20 @@ use std::time::Duration;
 
 use ringway_dataplane::framing::Framing;
 use ringway_dataplane::key_slot::DataFormat;
-use ringway_dataplane::udp::{Family as UdpFamily, MtuDiscovery, UdpConfig};
+use ringway_dataplane::udp::{Family as UdpFamily, MtuDiscovery, UdpConfig, UdpSocket};
 use ringway_dataplane::worker::IoChoice;
 use ringway_tuning::Limits;
 
 use super::keepalive::KeepaliveConfig;
-use super::remotes::{Target, resolve_local};
+use super::remotes::Target;
+use crate::config::dns::Dns;
 use crate::config::options::{
     Connection, Family, IoEngine, MssFix, MtuDisc, Options, Script, Topology, Wrap,
 };
 use crate::config::position::Source;
 use crate::config::pushed::PulledOptions;
 use crate::host::env::ScriptEnv;
+use crate::host::netlink::Netlink;
 use crate::host::privileges::Capability;
 use crate::host::script::{ScriptCommand, ScriptPolicy};
 use crate::log::{LogConfig, Target as LogTarget};
@@ -35,17 +37,14 @@ pub(super) const IV_VER: &str = "2.7.6";
 const MAX_UDP_PAYLOAD: u32 = 65_507;
 
 /// How the socket is opened.
-pub(super) fn udp_config(options: &Options, target: &Target) -> Result<UdpConfig, String> {
+pub(super) fn udp_config(options: &Options, target: &Target, local: Option<IpAddr>) -> UdpConfig {
     let connection = &target.connection;
-    let local = match &connection.local {
-        Some(name) => Some(resolve_local(name, target.remote, connection.family)?),
-        None => None,
-    };
     let family = match (target.remote, local) {
         (Some(remote), _) => family_of(remote.ip()),
         (None, Some(local)) => family_of(local),
-        (None, None) if connection.family == Family::V6 => UdpFamily::V6,
-        (None, None) => UdpFamily::V4,
+        (None, None) if connection.family == Family::V4 => UdpFamily::V4,
+        // One socket for both families.
+        (None, None) => UdpFamily::V6,
     };
     let buffers = ringway_tuning::socket_buffers(Limits::read());
     let mut config = UdpConfig::new(family);
@@ -62,7 +61,27 @@ pub(super) fn udp_config(options: &Options, target: &Target) -> Result<UdpConfig
         MtuDisc::Maybe => MtuDiscovery::Maybe,
         MtuDisc::Yes => MtuDiscovery::Yes,
     });
-    Ok(config)
+    config
+}
+
+/// Opens the socket. Where the system has no IPv6, one for both families becomes one for IPv4.
+pub(super) fn open_udp(
+    options: &Options,
+    target: &Target,
+    local: Option<IpAddr>,
+) -> Result<UdpSocket, String> {
+    let mut config = udp_config(options, target, local);
+    let first = UdpSocket::open(&config);
+    let either = target.remote.is_none()
+        && local.is_none()
+        && target.connection.family == Family::Any
+        && !config.v6only;
+    if first.is_err() && either {
+        config.family = UdpFamily::V4;
+        // The same fault again is the one to tell: a port in use, say.
+        return UdpSocket::open(&config).map_err(|e| e.to_string());
+    }
+    first.map_err(|e| e.to_string())
 }
 
 /// How packets are moved.
@@ -84,6 +103,7 @@ pub(super) fn keepalive(options: &Options, pulled: Option<&PulledOptions>) -> Ke
     };
     KeepaliveConfig {
         ping: Duration::from_secs(options.ping),
+        needs_peer: options.ping_timer_rem,
         ping_restart: Duration::from_secs(restart),
         ping_exit: Duration::from_secs(options.ping_exit),
         inactive: options.inactive,
@@ -153,6 +173,9 @@ pub(super) fn peer_info(options: &Options, connection: &Connection) -> String {
         named.cloned().collect::<Vec<_>>()
     };
     let mut private = vec![("IV_SSL".to_owned(), "rustls".to_owned())];
+    if options.push_peer_info {
+        private.extend(host_info());
+    }
     private.extend(own("UV_"));
     let info = OwnPeerInfo {
         version: IV_VER.to_owned(),
@@ -177,6 +200,28 @@ pub(super) fn peer_info(options: &Options, connection: &Connection) -> String {
         (true, false) => Detail::Pull,
         (false, false) => Detail::Negotiation,
     })
+}
+
+/// What `push-peer-info` tells of this machine: the release of the system, and the hardware address
+/// of the interface that leads to the default gateway.
+fn host_info() -> Vec<(String, String)> {
+    let mut info = Vec::new();
+    if let Ok(release) = std::fs::read_to_string("/proc/sys/kernel/osrelease") {
+        info.push(("IV_PLAT_VER".to_owned(), release.trim().to_owned()));
+    }
+    let uplink = Netlink::open()
+        .and_then(|mut netlink| netlink.default_gateway(false))
+        .ok()
+        .flatten();
+    let address = uplink.and_then(|hop| {
+        let name = nix::net::if_::if_indextoname(hop.ifindex).ok()?;
+        let path = format!("/sys/class/net/{}/address", name.to_str().ok()?);
+        std::fs::read_to_string(path).ok()
+    });
+    if let Some(address) = address {
+        info.push(("IV_HWADDR".to_owned(), address.trim().to_owned()));
+    }
+    info
 }
 
 /// What a data packet looks like on the wire, which `mssfix` depends on.
@@ -283,6 +328,18 @@ pub(super) fn reneg_sec(options: &Options) -> Duration {
     Duration::from_secs(seconds)
 }
 
+/// The wrapping of every place to connect to, key files read now.
+pub(super) fn wrap_configs(options: &Options) -> Result<Vec<(Wrap, WrapConfig)>, String> {
+    let mut all: Vec<(Wrap, WrapConfig)> = Vec::new();
+    for connection in &options.connections {
+        if !all.iter().any(|(wrap, _)| *wrap == connection.wrap) {
+            let config = wrap_config(options, connection)?;
+            all.push((connection.wrap.clone(), config));
+        }
+    }
+    Ok(all)
+}
+
 /// The control-channel wrapping, its key files read now.
 pub(super) fn wrap_config(
     options: &Options,
@@ -377,7 +434,7 @@ pub(super) fn base_environment(options: &Options, env: &mut ScriptEnv) {
         options.log.is_some(),
         started,
         options.verb,
-        None,
+        options.config.as_deref(),
     );
     for (index, connection) in options.connections.iter().enumerate() {
         let port = connection.rport.to_string();
@@ -399,6 +456,8 @@ pub(super) fn base_environment(options: &Options, env: &mut ScriptEnv) {
     for (name, value) in &options.setenv {
         env.set(name, value);
     }
+    // Stock clients tell of `dns` only together with what was pushed.
+    env.set_foreign_options(&options.dhcp_option, &Dns::default());
 }
 
 /// A configured script as the host runs it.

@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::link::netmask_of;
+use crate::config::dns::Dns;
 
 /// Variables for scripts, ordered by name.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -211,6 +212,62 @@ impl ScriptEnv {
         self.set(&format!("foreign_option_{number}"), option);
     }
 
+    /// `dns_search_domain_N`, and `dns_server_N_address_M`, `_port_M`, `_resolve_domain_M`,
+    /// `_dnssec`, `_transport` and `_sni` of each server, counted from 1 in order of priority.
+    pub fn set_dns(&mut self, dns: &Dns) {
+        self.variables
+            .retain(|name, _| !name.starts_with("dns_server_"));
+        self.unset_numbered("dns_search_domain_");
+        for (number, domain) in (1..).zip(&dns.search_domains) {
+            self.set(&format!("dns_search_domain_{number}"), domain);
+        }
+        for (number, server) in (1..).zip(dns.servers.values()) {
+            let name = |rest: &str| format!("dns_server_{number}_{rest}");
+            for (m, (address, port)) in (1..).zip(&server.addresses) {
+                self.set(&name(&format!("address_{m}")), address);
+                if let Some(port) = port {
+                    self.set(&name(&format!("port_{m}")), port);
+                }
+            }
+            for (m, domain) in (1..).zip(&server.resolve_domains) {
+                self.set(&name(&format!("resolve_domain_{m}")), domain);
+            }
+            for (rest, value) in [
+                ("dnssec", &server.dnssec),
+                ("transport", &server.transport),
+                ("sni", &server.sni),
+            ] {
+                if let Some(value) = value {
+                    self.set(&name(rest), value);
+                }
+            }
+        }
+    }
+
+    /// Sets the foreign options from `dhcp-option` lines (without that word). `dns` servers stand
+    /// for name servers and search domains among them and are told in their words too.
+    pub fn set_foreign_options(&mut self, dhcp_options: &[String], dns: &Dns) {
+        self.unset_numbered("foreign_option_");
+        let replaced = |line: &str| {
+            let kind = line.split_whitespace().next().unwrap_or_default();
+            !dns.servers.is_empty() && matches!(kind, "DNS" | "DNS6" | "DOMAIN-SEARCH")
+        };
+        for line in dhcp_options.iter().filter(|line| !replaced(line)) {
+            self.add_foreign_option(&format!("dhcp-option {line}"));
+        }
+        for (address, _) in dns.servers.values().flat_map(|s| &s.addresses) {
+            let kind = if address.is_ipv4() { "DNS" } else { "DNS6" };
+            self.add_foreign_option(&format!("dhcp-option {kind} {address}"));
+        }
+        for domain in dns
+            .search_domains
+            .iter()
+            .filter(|_| !dns.servers.is_empty())
+        {
+            self.add_foreign_option(&format!("dhcp-option DOMAIN-SEARCH {domain}"));
+        }
+    }
+
     /// Removes all foreign options.
     pub fn clear_foreign_options(&mut self) {
         self.unset_numbered("foreign_option_");
@@ -357,6 +414,46 @@ mod tests {
         );
         env.clear_foreign_options();
         assert_eq!(shown(&env), Vec::<String>::new());
+    }
+
+    #[test]
+    fn name_servers_for_scripts() {
+        let lines = [
+            "server 1 address 10.8.0.1 [fd00::53]:5353",
+            "server 1 sni dns.example",
+            "server -2 address 10.8.0.9",
+            "search-domains a.example",
+        ];
+        let dns = Dns::from_lines(&lines.map(str::to_owned));
+        let dhcp = ["DNS 10.8.0.7", "DOMAIN own.example"].map(str::to_owned);
+        let mut env = ScriptEnv::new();
+        env.set_foreign_options(&dhcp, &Dns::default());
+        env.set_dns(&dns);
+        assert_eq!(
+            shown(&env),
+            [
+                "dns_search_domain_1=a.example",
+                "dns_server_1_address_1=10.8.0.9",
+                "dns_server_2_address_1=10.8.0.1",
+                "dns_server_2_address_2=fd00::53",
+                "dns_server_2_port_2=5353",
+                "dns_server_2_sni=dns.example",
+                "foreign_option_1=dhcp-option DNS 10.8.0.7",
+                "foreign_option_2=dhcp-option DOMAIN own.example",
+            ]
+        );
+        env.set_foreign_options(&dhcp, &dns);
+        env.set_dns(&Dns::default());
+        assert_eq!(
+            shown(&env),
+            [
+                "foreign_option_1=dhcp-option DOMAIN own.example",
+                "foreign_option_2=dhcp-option DNS 10.8.0.9",
+                "foreign_option_3=dhcp-option DNS 10.8.0.1",
+                "foreign_option_4=dhcp-option DNS6 fd00::53",
+                "foreign_option_5=dhcp-option DOMAIN-SEARCH a.example",
+            ]
+        );
     }
 
     #[test]

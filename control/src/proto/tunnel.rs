@@ -537,6 +537,9 @@ impl Tunnel {
     /// Warns about options that differ. Peers that negotiate say so only to those who look for it,
     /// since most of the string no longer means anything to them (protocol §5.1).
     fn compare_options(&mut self) {
+        if !self.config.compare_options {
+            return;
+        }
         let Some(message) = &self.active.primary.peer_message else {
             return;
         };

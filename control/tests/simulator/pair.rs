@@ -458,6 +458,7 @@ pub(crate) fn config(role: TlsRole, wrap: WrapConfig, remote: Endpoint) -> Tunne
         float: false,
         single_session: false,
         options: "V4,dev-type tun".to_owned(),
+        compare_options: true,
         peer_info: peer_info(iv_proto::P2P),
         username: None,
         password: None,

@@ -1,5 +1,6 @@
 //! Options of the device, addresses, routes and liveness.
 
+use crate::config::dns::Dns;
 use crate::config::draft::{Draft, Given};
 use crate::config::lexer::quote;
 use crate::config::options::{PullFilter, PullFilterAction};
@@ -78,7 +79,10 @@ fn set_routes(draft: &mut Draft, given: &mut Given<'_>) -> Result<bool, String> 
             options.redirect_gateway = Some(redirect_gateway(reroute, given.args, before)?);
         }
         "dhcp-option" => options.dhcp_option.push(joined(given)),
-        "dns" => options.dns.push(joined(given)),
+        "dns" => {
+            Dns::default().add(given.args)?;
+            options.dns.push(joined(given));
+        }
         _ => return Ok(false),
     }
     Ok(true)

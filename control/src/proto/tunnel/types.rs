@@ -40,6 +40,8 @@ pub struct TunnelConfig {
     pub single_session: bool,
     /// Our options string (protocol §5.1).
     pub options: String,
+    /// Compare it with the peer's and say what differs.
+    pub compare_options: bool,
     /// Our peer info (protocol §5.2).
     pub peer_info: Option<String>,
     /// `auth-user-pass`
