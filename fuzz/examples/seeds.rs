@@ -257,6 +257,22 @@ fn sessions() -> std::io::Result<()> {
             }
         }
         save("session", &format!("lossy-{kind}"), &lossy)?;
+        // A handshake, then every command to both ends, with deliveries in between.
+        let mut commands = vec![kind + 3];
+        commands.extend_from_slice(&[0; 30]);
+        for step in [0xd3, 0xd0, 0xd1, 0xd5, 0xd8, 0xda, 0xdd, 0xdf, 0xde] {
+            commands.push(step);
+            // Arguments where there are any; elsewhere a lost datagram.
+            commands.extend_from_slice(match step {
+                0xda => &[9],
+                0xdd => &[4, 30],
+                0xd0 | 0xd1 => &[255],
+                _ => &[],
+            });
+            commands.extend_from_slice(&[0, 0, 0, 0xc0, 8, 0, 0, 0, 0]);
+        }
+        commands.extend_from_slice(&[0xd6, 4, b'E', b'X', b'I', b'T', 0, 0]);
+        save("session", &format!("commands-{kind}"), &commands)?;
         save(
             "session",
             &format!("damaged-{kind}"),

@@ -9,7 +9,7 @@ use ringway::proto::packet::{
 fuzz_target!(|data: &[u8]| {
     let _ = parse_early_negotiation(data);
     let clear = parse_clear(data);
-    assert_eq!(peek(data), clear.clone().ok());
+    assert_eq!(peek(data), clear.ok());
     let Ok((opcode, key_id, session_id)) = clear else {
         return;
     };

@@ -25,6 +25,9 @@ pub struct End {
     pub keys_used: usize,
     /// Whether it has given up.
     pub failed: bool,
+    role: TlsRole,
+    kind: u8,
+    starts: u8,
 }
 
 /// Time as both ends see it, `after` the start.
@@ -36,8 +39,28 @@ pub fn now(start: Instant, after: Duration) -> Now {
 }
 
 impl End {
-    /// The client's (0) or the server's (1) end; `kind` chooses the wrap.
+    /// The client's (0) or the server's (1) end; `kind` chooses the wrap, and whether
+    /// the server calls too.
     pub fn new(role: TlsRole, kind: u8, start: Instant) -> Self {
+        Self::started(role, kind, now(start, Duration::ZERO), 0)
+    }
+
+    /// The same program once more, which remembers nothing.
+    pub fn restart(&mut self, now: Now) {
+        *self = Self::started(self.role, self.kind, now, self.starts.wrapping_add(1));
+    }
+
+    /// Whether it waits for the other end to call.
+    pub fn waits(&self) -> bool {
+        self.role == TlsRole::Server && (self.kind / 3).is_multiple_of(2)
+    }
+
+    /// Whether its wrapping authenticates.
+    pub fn is_wrapped(&self) -> bool {
+        !self.kind.is_multiple_of(3)
+    }
+
+    fn started(role: TlsRole, kind: u8, now: Now, starts: u8) -> Self {
         let ports = match role {
             TlsRole::Client => [1000, 1194],
             TlsRole::Server => [1194, 1000],
@@ -58,7 +81,7 @@ impl End {
             mode: Mode::PointToPoint,
             wrap,
             tls: CONTEXTS[usize::from(role == TlsRole::Server)].clone(),
-            remote: (role == TlsRole::Client).then_some(far),
+            remote: (role == TlsRole::Client || kind / 3 % 2 == 1).then_some(far),
             float: false,
             single_session: false,
             options: "V4,dev-type tun,link-mtu 1549,tun-mtu 1500,proto UDPv4".to_owned(),
@@ -80,24 +103,30 @@ impl End {
             reneg_pkts: 0,
             max_packet_size: 1250,
         };
-        let seed = [1 + own.remote.port() as u8; 32];
-        let tunnel = Tunnel::new(config, now(start, Duration::ZERO), seed);
+        let mut seed = [1 + own.remote.port() as u8; 32];
+        seed[0] = starts;
+        let tunnel = Tunnel::new(config, now, seed);
         End {
             tunnel,
             endpoint: own,
             keys_used: 0,
             failed: false,
+            role,
+            kind,
+            starts,
         }
     }
 
     /// Takes everything it wants to send and notes its events.
     ///
     /// # Panics
-    /// When it never stops.
+    /// When it never stops, says something after it has failed, keeps too much, or sends what is no
+    /// control packet.
     pub fn drain(&mut self, now: Now, out: &mut Vec<Vec<u8>>) {
         let mut datagram = Vec::new();
         let mut count = 0;
         while self.tunnel.poll_transmit(now, &mut datagram).is_some() {
+            assert!((14..=1222).contains(&datagram.len()), "odd datagram");
             out.push(datagram.clone());
             count += 1;
             assert!(count < 1000, "sends without end");
@@ -105,12 +134,25 @@ impl End {
         while let Some(event) = self.tunnel.poll_event() {
             count += 1;
             assert!(count < 10_000, "events without end");
+            assert!(!self.failed, "{event:?} after the end");
             match event {
                 Event::UseKey(_) => self.keys_used += 1,
                 Event::Failed { .. } => self.failed = true,
                 _ => {}
             }
         }
+        assert!(self.tunnel.retained() < 300 * 1024, "keeps too much");
+    }
+
+    /// Does what is due.
+    ///
+    /// # Panics
+    /// When something is due at the same time for ever.
+    pub fn handle_timeout(&mut self, now: Now, out: &mut Vec<Vec<u8>>) {
+        self.tunnel.handle_timeout(now);
+        self.drain(now, out);
+        let due = self.tunnel.poll_timeout();
+        assert!(due.is_none_or(|at| at > now.instant), "wakes for nothing");
     }
 }
 

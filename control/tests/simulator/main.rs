@@ -2,6 +2,11 @@
 //! loses, duplicates, delays, reorders and corrupts. Everything but TLS's own randomness follows from
 //! a seed; RINGWAY_SEEDS sets how many are tried.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests, in which a surprise should end the test"
+)]
+
 mod capability;
 mod handshake;
 mod hostile;

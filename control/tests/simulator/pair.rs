@@ -69,6 +69,9 @@ pub(crate) struct End {
     accepted: u64,
 }
 
+/// A datagram on the link: to whom, from where, and whether it was damaged.
+type Flying = (usize, SocketAddr, Vec<u8>, bool);
+
 /// Changes a datagram of an end, or says that it is lost.
 type Tamper = fn(usize, &mut Vec<u8>) -> bool;
 
@@ -92,7 +95,8 @@ pub(crate) struct Pair {
     /// Every datagram sent so far, for replays.
     pub(crate) recorded: Vec<(usize, SocketAddr, Vec<u8>)>,
     start: Instant,
-    flight: BTreeMap<(Duration, u64), (usize, SocketAddr, Vec<u8>, bool)>,
+    /// By arrival, then by number.
+    flight: BTreeMap<(Duration, u64), Flying>,
     sent: u64,
     failed_at: [Option<Duration>; 2],
 }
@@ -499,7 +503,7 @@ fn contexts() -> [Arc<TlsContext>; 3] {
         let settings = TlsSettings {
             ca: ca_pem.clone().into_bytes(),
             cert: Some(cert.pem().into_bytes()),
-            key: Some(key.serialize_pem().into_bytes().into()),
+            key: Some(key.serialize_pem().into_bytes()),
             ..TlsSettings::new(role)
         };
         Arc::new(TlsContext::new(&settings).unwrap().0)
