@@ -172,6 +172,9 @@ impl<'p> Attempt<'p> {
     fn finish(mut self, ending: Ending) -> Ending {
         self.flush_transmits(now());
         self.program.end_statistics();
+        if let Some(last) = self.keepalive.last_data() {
+            self.program.last_data = Some(last);
+        }
         let Attempt {
             program, worker, ..
         } = self;
@@ -256,6 +259,7 @@ impl<'p> Attempt<'p> {
 
     fn floated(&mut self, endpoint: Endpoint) {
         log::notice!("peer {} floated to {}", self.common_name, endpoint.remote);
+        log_recovery(self.keepalive.last_data());
         self.peer = Some(endpoint);
         self.tunnel
             .handle_command(now(), tunnel::Command::Floated(endpoint));
@@ -329,6 +333,9 @@ impl<'p> Attempt<'p> {
         );
         self.peer = Some(endpoint);
         self.common_name = common_name;
+        if self.up {
+            log_recovery(self.keepalive.last_data());
+        }
         self.program.note_peer(endpoint);
         self.program
             .note_certificates(&self.common_name, self.tunnel.tls());
@@ -432,6 +439,7 @@ impl<'p> Attempt<'p> {
             "tunnel up after {:.1} s",
             self.started.elapsed().as_secs_f64()
         );
+        log_recovery(self.program.last_data.take());
         self.program.note_up();
     }
 
@@ -728,6 +736,14 @@ impl<'p> Attempt<'p> {
             log::error!("packet worker does not answer, restarting");
             self.end(Ending::RESTART, Cause::Reason("worker-failed"));
         }
+    }
+}
+
+/// Says how long an interrupted link carried nothing, to the second.
+fn log_recovery(last_data: Option<Instant>) {
+    if let Some(last) = last_data {
+        let silence = last.elapsed().as_secs_f64();
+        log::notice!("link recovered; the last packet before came {silence:.1} s ago");
     }
 }
 

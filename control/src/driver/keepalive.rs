@@ -62,6 +62,8 @@ pub(super) struct Keepalive {
     started: Instant,
     last_tx: Instant,
     last_rx: Instant,
+    /// When the last data packet was seen, if any was.
+    last_data: Option<Instant>,
     tx_packets: u64,
     rx_packets: u64,
     /// Start of the current `inactive` span and the traffic total then.
@@ -76,6 +78,7 @@ impl Keepalive {
             started: now,
             last_tx: now,
             last_rx: now,
+            last_data: None,
             tx_packets: 0,
             rx_packets: 0,
             quiet: (now, 0),
@@ -90,6 +93,11 @@ impl Keepalive {
         self.quiet.0 = now;
     }
 
+    /// When the last data packet came, to the second; `None` before the first.
+    pub(super) fn last_data(&self) -> Option<Instant> {
+        self.last_data
+    }
+
     /// Takes a sample and says what is due, the gravest last.
     pub(super) fn tick(&mut self, now: Instant, sample: Sample) -> Option<Due> {
         if sample.tx_packets != self.tx_packets {
@@ -99,6 +107,7 @@ impl Keepalive {
         if sample.rx_packets != self.rx_packets {
             self.rx_packets = sample.rx_packets;
             self.last_rx = now;
+            self.last_data = Some(now);
         }
         self.last_tx = self.last_tx.max(sample.control_tx);
         self.last_rx = self.last_rx.max(sample.control_rx);

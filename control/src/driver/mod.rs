@@ -241,6 +241,8 @@ pub(crate) struct Program {
     env: ScriptEnv,
     /// The options the interface was opened with, pushed ones included; closing needs the same.
     interface_options: Option<Options>,
+    /// When an earlier attempt saw its last data packet.
+    last_data: Option<Instant>,
     /// Digest of the pushed options the interface was made for.
     pulled_digest: Option<[u8; 32]>,
     totals: Totals,
@@ -283,6 +285,7 @@ impl Program {
             interface: None,
             kept: None,
             interface_options: None,
+            last_data: None,
             wraps: setup::wrap_configs(&options).map_err(Ending::fatal)?,
             local: None,
             status: open_status(&options).map_err(Ending::fatal)?,
