@@ -28,6 +28,7 @@ use ringway_dataplane::command::Endpoint;
 use ringway_dataplane::stats::{PeerStats, WorkerStats};
 use ringway_dataplane::tun::TunDevice;
 use ringway_dataplane::udp::UdpSocket;
+use sd_notify::NotifyState;
 
 use attempt::Attempt;
 use credentials::CredentialStore;
@@ -193,6 +194,12 @@ fn run_configured(loaded: Loaded, detached: &mut bool) -> Ending {
         *detached = true;
         program.base_env.set("daemon_pid", std::process::id());
     }
+    // Ready means started: a peer that is away must not make a service manager give up.
+    notify_service_manager(&[
+        NotifyState::Ready,
+        NotifyState::Status("Pre-connection initialization successful"),
+        NotifyState::MainPid(std::process::id()),
+    ]);
     let ending = program.run_attempts();
     program.close_interface();
     let signal = match ending {
@@ -581,9 +588,9 @@ impl Program {
         }
     }
 
-    /// The tunnel carries packets: tell a service manager, once.
+    /// The tunnel carries packets: tell a service manager.
     fn note_up(&mut self) {
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        notify_service_manager(&[NotifyState::Status("Initialization Sequence Completed")]);
     }
 
     fn auth_failed(&mut self, failed: &AuthFailed) -> Ending {
@@ -601,6 +608,11 @@ fn open_status(options: &Options) -> Result<Option<StatusFile>, String> {
 }
 
 /// `remap-usr1`, for restarts of every cause.
+/// Without a service manager this does nothing; a lost notice harms nobody.
+fn notify_service_manager(states: &[NotifyState<'_>]) {
+    let _ = sd_notify::notify(states);
+}
+
 fn remap(options: &Options, ending: Ending) -> Ending {
     if !matches!(ending, Ending::Restart { .. }) {
         return ending;
