@@ -10,6 +10,7 @@
 set -eu
 cd "$(dirname "$0")"
 FUZZ_SECONDS=${FUZZ_SECONDS:-10}
+SEEDS=${RINGWAY_SEEDS:-200}
 began=$(date +%s)
 
 stage() {
@@ -44,6 +45,9 @@ lint() {
 
 unit() {
     stage "unit tests" cargo test --workspace --exclude ringway-lab
+    # The simulator again, with hundreds of seeds.
+    stage "simulator, $SEEDS seeds" env RINGWAY_SEEDS="$SEEDS" \
+        cargo test -p ringway --test simulator
     stage "benches compile" cargo bench --workspace --no-run --quiet
 }
 
