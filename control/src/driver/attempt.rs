@@ -239,6 +239,7 @@ impl<'p> Attempt<'p> {
             };
             match event {
                 WorkerEvent::Control { from, mut datagram } => {
+                    self.program.totals.add_control_read(datagram.len());
                     self.tunnel.handle_datagram(now(), from, &mut datagram);
                     self.drain_tunnel();
                 }
@@ -282,8 +283,9 @@ impl<'p> Attempt<'p> {
     fn flush_transmits(&mut self, now: Now) {
         let mut datagram = Vec::with_capacity(1500);
         while let Some(endpoint) = self.tunnel.poll_transmit(now, &mut datagram) {
-            if let Err(error) = self.udp.send_to(&endpoint, &datagram) {
-                log::notice!(in Link, "write to {}: {error}", endpoint.remote);
+            match self.udp.send_to(&endpoint, &datagram) {
+                Ok(()) => self.program.totals.add_control_write(datagram.len()),
+                Err(error) => log::notice!(in Link, "write to {}: {error}", endpoint.remote),
             }
         }
     }

@@ -123,7 +123,8 @@ pub(super) fn after_auth_failed(
         return Ending::RESTART;
     }
     match options.auth_retry {
-        AuthRetry::None => Ending::Exit(1),
+        // As OpenVPN: a service manager that restarts failed programs would lock the account out.
+        AuthRetry::None => Ending::Exit(0),
         AuthRetry::NoInteract => Ending::RESTART,
         AuthRetry::Interact => {
             store.forget_password();

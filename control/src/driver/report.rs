@@ -24,6 +24,7 @@ struct Bytes {
 /// Counters of the run: those of ended attempts plus the live ones.
 #[derive(Debug, Default)]
 pub(super) struct Totals {
+    /// Ended attempts, and the control packets of all.
     ended: Bytes,
     live: Option<(Arc<PeerStats>, Arc<WorkerStats>)>,
 }
@@ -36,6 +37,16 @@ impl Totals {
     pub(super) fn detach(&mut self) {
         self.ended = self.bytes();
         self.live = None;
+    }
+
+    /// A control packet of this many bytes arrived.
+    pub(super) fn add_control_read(&mut self, bytes: usize) {
+        self.ended.link_read += bytes as u64;
+    }
+
+    /// A control packet of this many bytes was sent.
+    pub(super) fn add_control_write(&mut self, bytes: usize) {
+        self.ended.link_write += bytes as u64;
     }
 
     fn bytes(&self) -> Bytes {
@@ -178,6 +189,8 @@ mod tests {
         totals.detach();
         totals.attach(peer, Arc::default());
         assert_eq!(totals.rows()[0], ("TUN/TAP read bytes", 10));
+        totals.add_control_write(7);
+        assert_eq!(totals.rows()[3], ("TCP/UDP write bytes", 7));
     }
 
     #[test]
