@@ -2,6 +2,7 @@
 //! (protocol §9, §2.7).
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use rand::seq::SliceRandom;
@@ -11,6 +12,8 @@ use crate::proto::push::Advance;
 
 /// Pause between tries to resolve a name.
 const RESOLVE_PAUSE: Duration = Duration::from_secs(5);
+/// How long a running resolution waits between looks at signals.
+const RESOLVE_LOOK: Duration = Duration::from_millis(100);
 /// Rounds before the pause between rounds begins to double.
 const PATIENT_ROUNDS: u32 = 5;
 
@@ -205,9 +208,10 @@ fn resolve_patiently(
     let host = host(name, options);
     let mut waited = Duration::ZERO;
     loop {
-        let error = match resolve(&host, connection) {
-            Ok(addresses) => return Resolved::Addresses(addresses),
-            Err(error) => error,
+        let error = match resolve_aside(&host, connection, sleep) {
+            Some(Ok(addresses)) => return Resolved::Addresses(addresses),
+            Some(Err(error)) => error,
+            None => return Resolved::Interrupted,
         };
         log(format!(
             "RESOLVE: cannot resolve host address: {host}:{}: {error}",
@@ -232,6 +236,37 @@ fn host(name: &str, options: &Options) -> String {
         format!("{:012x}.{name}", rand::random::<u64>() >> 16)
     } else {
         name.to_owned()
+    }
+}
+
+/// One try to resolve a name on a thread of its own, so that a name server that does not answer
+/// holds up no signal. `None` when `sleep` was interrupted; the thread then ends by itself.
+fn resolve_aside(
+    host: &str,
+    connection: &Connection,
+    sleep: &mut dyn FnMut(Duration) -> bool,
+) -> Option<Result<Vec<SocketAddr>, String>> {
+    if host.parse::<IpAddr>().is_ok() {
+        return Some(resolve(host, connection));
+    }
+    let (answer, answered) = mpsc::channel();
+    let (name, place) = (host.to_owned(), connection.clone());
+    let thread = std::thread::Builder::new().name("ringway-resolve".to_owned());
+    if thread
+        .spawn(move || answer.send(resolve(&name, &place)))
+        .is_err()
+    {
+        return Some(resolve(host, connection));
+    }
+    loop {
+        match answered.recv_timeout(RESOLVE_LOOK) {
+            Ok(result) => return Some(result),
+            Err(RecvTimeoutError::Disconnected) => {
+                return Some(Err("the resolver failed".to_owned()));
+            }
+            Err(RecvTimeoutError::Timeout) if sleep(Duration::ZERO) => {}
+            Err(RecvTimeoutError::Timeout) => return None,
+        }
     }
 }
 
