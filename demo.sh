@@ -12,4 +12,4 @@ cd "$(dirname "$0")"
 need_root "$@"
 install_missing
 cargo build --release -p ringway -p ringway-bench
-exec target/release/ringway-bench demo "$@"
+exec "${CARGO_TARGET_DIR:-target}/release/ringway-bench" demo "$@"

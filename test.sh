@@ -33,7 +33,7 @@ docs() {
 # The labs run the program as it is shipped, one test at a time: each has the machine to itself.
 labs() {
     cargo build --release -p ringway &&
-        RINGWAY_BIN=${RINGWAY_BIN:-$PWD/target/release/ringway} \
+        RINGWAY_BIN=${RINGWAY_BIN:-${CARGO_TARGET_DIR:-$PWD/target}/release/ringway} \
             cargo test -p ringway-lab --no-fail-fast --tests -- --test-threads=1
 }
 
