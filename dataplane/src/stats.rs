@@ -65,11 +65,6 @@ impl WorkerStats {
     pub fn drops(&self, reason: DropReason) -> u64 {
         self.drops[reason as usize].load(Relaxed)
     }
-
-    /// Adds to the counter of one drop reason. Only the owning worker calls this.
-    pub fn add_drops(&self, reason: DropReason, count: u64) {
-        add(&self.drops[reason as usize], count);
-    }
 }
 
 /// Adds to a counter that has a single writer: a plain load and store, no locked instruction.

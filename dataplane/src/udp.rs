@@ -104,7 +104,7 @@ pub struct UdpSocket {
     socket: Socket,
     family: Family,
     gso: bool,
-    gro: bool,
+    missing_offloads: [Option<&'static str>; 2],
     refuses_fragments: bool,
 }
 
@@ -137,11 +137,16 @@ impl UdpSocket {
         let fd = socket.as_fd();
         let gso = config.offload && socket::option(fd, libc::SOL_UDP, libc::UDP_SEGMENT).is_ok();
         let gro = config.offload && socket::set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
+        let missing = |has: bool, name| (config.offload && !has).then_some(name);
+        let missing_offloads = [
+            missing(gso, "segmentation offload"),
+            missing(gro, "receive offload"),
+        ];
         Ok(UdpSocket {
             socket,
             family: config.family,
             gso,
-            gro,
+            missing_offloads,
             refuses_fragments: config.mtu_disc == Some(MtuDiscovery::Yes),
         })
     }
@@ -194,9 +199,9 @@ impl UdpSocket {
         self.gso
     }
 
-    /// The kernel glues received datagrams together.
-    pub fn has_gro(&self) -> bool {
-        self.gro
+    /// The offloads that were asked for and that the kernel lacks, by name.
+    pub fn missing_offloads(&self) -> impl Iterator<Item = &'static str> + use<> {
+        self.missing_offloads.into_iter().flatten()
     }
 
     /// The address family.

@@ -231,6 +231,10 @@ impl Worker {
         if let Some(notice) = notice {
             worker.shared.fall_back(notice);
         }
+        for name in worker.shared.udp.missing_offloads() {
+            let text = format!("the kernel has no UDP {name}; doing without");
+            worker.shared.fall_back(text);
+        }
         if let Some(id) = cpu
             && !core_affinity::set_for_current(core_affinity::CoreId { id })
         {
@@ -425,7 +429,16 @@ impl Worker {
             return Err(io::Error::new(io::ErrorKind::Unsupported, message));
         }
         drop(self.engine.detach_tun()?);
-        self.receive.set_caps(tun.caps());
+        let caps = tun.caps();
+        let offloads = [(caps.tso, "TCP"), (caps.uso, "UDP")];
+        for (_, name) in offloads
+            .into_iter()
+            .filter(|(has, _)| tun.has_vnet_header() && !has)
+        {
+            let text = format!("the device has no {name} segmentation offload; doing without");
+            self.shared.fall_back(text);
+        }
+        self.receive.set_caps(caps);
         self.engine.attach_tun(tun)
     }
 

@@ -268,11 +268,6 @@ impl ScriptEnv {
         }
     }
 
-    /// Removes all foreign options.
-    pub fn clear_foreign_options(&mut self) {
-        self.unset_numbered("foreign_option_");
-    }
-
     /// `trusted_ip` or `trusted_ip6`, and `trusted_port`: the peer's authenticated address.
     pub fn set_trusted(&mut self, address: SocketAddr) {
         self.set_endpoint("trusted", address);
@@ -412,7 +407,7 @@ mod tests {
                 "foreign_option_2=dhcp-option DOMAIN x_LD_PRELOAD=evil"
             ]
         );
-        env.clear_foreign_options();
+        env.set_foreign_options(&[], &Dns::default());
         assert_eq!(shown(&env), Vec::<String>::new());
     }
 

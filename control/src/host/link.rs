@@ -108,19 +108,6 @@ impl Netlink {
         self.change(RouteNetlinkMessage::SetLink(message), 0)
     }
 
-    /// Sets the hardware address of a TAP device (`lladdr`).
-    pub fn set_hardware_address(
-        &mut self,
-        ifindex: u32,
-        address: [u8; 6],
-    ) -> Result<(), NetlinkError> {
-        let mut message = link_message(ifindex);
-        message
-            .attributes
-            .push(LinkAttribute::Address(address.to_vec()));
-        self.change(RouteNetlinkMessage::SetLink(message), 0)
-    }
-
     /// Takes a link down. A link that is gone already is no error.
     pub fn set_down(&mut self, ifindex: u32) -> Result<(), NetlinkError> {
         let mut message = link_message(ifindex);

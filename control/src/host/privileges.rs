@@ -62,11 +62,6 @@ impl PrivilegePlan {
         self.user.is_none() && self.group.is_none() && self.root.is_none()
     }
 
-    /// Whether the process will run as another user afterwards.
-    pub fn changes_user(&self) -> bool {
-        self.user.is_some()
-    }
-
     /// One line for the log.
     pub fn describe(&self) -> String {
         let mut parts = Vec::new();
@@ -228,7 +223,7 @@ mod tests {
     fn names_are_resolved() {
         assert!(plan(None, None, None).unwrap().is_empty());
         let nobody = plan(Some("nobody"), None, None).unwrap();
-        assert!(nobody.changes_user() && nobody.group.is_some());
+        assert!(nobody.user.is_some() && nobody.group.is_some());
         let described = plan(Some("12345"), Some("0"), Some(Path::new("/tmp"))).unwrap();
         assert_eq!(
             described.describe(),

@@ -77,11 +77,6 @@ impl Opcode {
         (self as u8) << 3 | (key_id & 7)
     }
 
-    /// Whether this is a data packet.
-    pub fn is_data(self) -> bool {
-        matches!(self, Opcode::DataV1 | Opcode::DataV2)
-    }
-
     /// Whether this is a control packet of key method 2.
     pub fn is_control(self) -> bool {
         matches!(

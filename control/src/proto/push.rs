@@ -338,11 +338,6 @@ impl PushAssembler {
         }
     }
 
-    /// Whether some parts have come and others have not.
-    pub fn is_incomplete(&self) -> bool {
-        self.parts > 0
-    }
-
     /// Returns whether the list is complete.
     fn add_part(&mut self, options: Vec<String>) -> Result<bool, PushError> {
         self.parts += 1;
@@ -568,11 +563,9 @@ mod tests {
         let mut push = PushAssembler::new();
         let first = options(&["a", "b", "push-continuation 2"]);
         assert_eq!(push.add(first.clone()), Ok(None));
-        assert!(push.is_incomplete());
         assert_eq!(push.add(first), Ok(None));
         let last = push.add(options(&["c", "push-continuation 1"]));
         assert_eq!(last, Ok(Some(options(&["a", "b", "a", "b", "c"]))));
-        assert!(!push.is_incomplete());
         let lone = push.add(options(&["auth-token x"]));
         assert_eq!(lone, Ok(Some(options(&["auth-token x"]))));
         assert_eq!(push.add(vec![]), Ok(Some(vec![])));

@@ -77,11 +77,6 @@ impl ReliableSend {
         }
     }
 
-    /// Changes the window, once the peer's version is known. Packets on their way stay.
-    pub fn set_window(&mut self, window: usize) {
-        self.window = window;
-    }
-
     /// Whether the window has room for another packet.
     pub fn can_send(&self) -> bool {
         self.slots
@@ -333,8 +328,6 @@ mod tests {
         assert!(send.can_send());
         assert_eq!(send.push(Opcode::ControlV1, vec![]), Some(4));
         assert!(!send.can_send(), "1..=4 is a full window again");
-        send.set_window(6);
-        assert!(send.can_send());
     }
 
     #[test]

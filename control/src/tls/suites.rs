@@ -135,11 +135,6 @@ pub(crate) fn suite_name(suite: CipherSuite) -> String {
         .map_or_else(|| format!("{suite:?}"), |known| known.openssl.to_owned())
 }
 
-/// The names of all suites, IANA with dashes and OpenSSL's, for `--show-tls`.
-pub fn known_suites() -> impl Iterator<Item = (&'static str, &'static str)> {
-    SUITES.iter().map(|known| (known.iana, known.openssl))
-}
-
 /// The names of all groups, for messages and `--show-groups`.
 #[must_use]
 pub fn known_groups() -> String {
