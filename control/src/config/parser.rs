@@ -252,6 +252,8 @@ impl Parser {
         };
         match directive.class {
             Class::Honoured => {}
+            // Asks for what is the case: no parameters.
+            Class::NoEffect(_) if line.words == ["dh", "none"] => return Ok(None),
             Class::NoEffect(reason) => {
                 let message = format!("no effect: {reason}");
                 let warning = Diagnostic::warning(position, directive.name, message);

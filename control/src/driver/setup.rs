@@ -278,7 +278,10 @@ pub(super) fn address_text(address: SocketAddr) -> String {
     } else {
         "AF_INET6"
     };
-    format!("[{family}]{}:{}", address.ip(), address.port())
+    match address.ip() {
+        ip if ip.is_unspecified() => format!("[{family}][undef]:{}", address.port()),
+        ip => format!("[{family}]{ip}:{}", address.port()),
+    }
 }
 
 /// The pushed options for the log, tokens masked.
