@@ -210,6 +210,15 @@ impl KeySlots {
         Some(&mut slot.recv)
     }
 
+    /// Moves the sending half of the key with this key_id to `epoch`, when its receiving half went
+    /// there (protocol §7.4). Epochs belong to one key: no other key's sender may follow, or its
+    /// packets would be epochs ahead of what the peer accepts.
+    pub fn advance_epoch(&mut self, key_id: u8, epoch: u16) {
+        if let Some(Some(slot)) = self.slots.get_mut(usize::from(key_id)) {
+            slot.send.advance_epoch(epoch);
+        }
+    }
+
     /// The key_id of the key to send with.
     #[inline]
     pub fn sender_key_id(&self) -> Option<u8> {

@@ -677,3 +677,24 @@ fn secrets_do_not_show_in_debug_output() {
     );
     assert!(!text.contains("[0, 1, 2"), "{text}");
 }
+
+/// An old key's receiver may be many epochs on when the next key begins with its first.
+#[test]
+fn an_epoch_moves_only_its_own_key() {
+    let old = keys(Cipher::Aes256Gcm, Digest::None, DataFormat::Epoch);
+    let key2 = std::array::from_fn(|i| (i * 3 + 1) as u8);
+    let new = keys_from(&key2, Cipher::Aes256Gcm, Digest::None, DataFormat::Epoch);
+    let mut slots = KeySlots::new();
+    for (key_id, keys) in [(0, &old), (1, &new)] {
+        slots
+            .install(key_id, keys, Some(7), Framing::None, 64, 15)
+            .unwrap();
+    }
+    assert!(slots.use_key(1));
+    slots.advance_epoch(0, 40);
+    assert_eq!(slots.sender().unwrap().epoch(), 1);
+    slots.advance_epoch(1, 2);
+    assert_eq!(slots.sender().unwrap().epoch(), 2);
+    assert!(slots.use_key(0));
+    assert_eq!(slots.sender().unwrap().epoch(), 40);
+}

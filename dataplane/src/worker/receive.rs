@@ -156,10 +156,8 @@ impl Receive {
         }
         let key = peer.keys.receiver(key_id).ok_or(DropReason::NoKey)?;
         let payload = key.open(shared.now, datagram)?;
-        if let Some(epoch) = key.take_epoch_change()
-            && let Some(sender) = peer.keys.sender()
-        {
-            sender.advance_epoch(epoch);
+        if let Some(epoch) = key.take_epoch_change() {
+            peer.keys.advance_epoch(key_id, epoch);
         }
         peer.count_received(datagram.len(), key_id);
 
