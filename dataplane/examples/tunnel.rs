@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use ringway_dataplane::command::{Command, Endpoint, PeerConfig, PeerHandle};
+use ringway_dataplane::command::{Command, Endpoint, PeerConfig, PeerHandle, Roles};
 use ringway_dataplane::error::DropReason;
 use ringway_dataplane::framing::Framing;
 use ringway_dataplane::key_slot::{Cipher, DataFormat, DataKeys, Digest, DirectionKey};
@@ -101,6 +101,7 @@ fn peer_config(remote: SocketAddr, stats: &Arc<PeerStats>) -> PeerConfig {
         passtos: false,
         guard_recursion: false,
         block_ipv6: false,
+        roles: Roles::default(),
         stats: Arc::clone(stats),
     }
 }

@@ -6,6 +6,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crossbeam::channel::Sender;
+
 use crate::framing::Framing;
 use crate::key_slot::DataKeys;
 use crate::stats::PeerStats;
@@ -14,6 +16,15 @@ use crate::tun::TunQueue;
 /// A worker's handle for a peer, chosen by the control thread; not the peer-id on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerHandle(pub u32);
+
+/// Which workers of a group hold the two halves of a session; see [`crate::worker::Workers`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Roles {
+    /// The one that seals and sends.
+    pub send: u16,
+    /// The one that opens what is received.
+    pub receive: u16,
+}
 
 /// Where a datagram goes to or came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -64,6 +75,8 @@ pub struct PeerConfig {
     pub guard_recursion: bool,
     /// Answer IPv6 packets from TUN with "no route" and drop them (`block-ipv6`).
     pub block_ipv6: bool,
+    /// Which workers hold the session's halves; a group of workers fills this in.
+    pub roles: Roles,
     /// Counters to publish into.
     pub stats: Arc<PeerStats>,
 }
@@ -76,7 +89,7 @@ pub enum Command {
     /// Forgets a peer, its keys included.
     RemovePeer(PeerHandle),
     /// Installs a key for receiving; packets under its `key_id` are accepted from now on. A key in
-    /// the slot of the same `key_id` is replaced.
+    /// the slot of the same `key_id` is replaced. A worker keeps only the halves its role needs.
     InstallKey(PeerHandle, u8, Box<DataKeys>),
     /// Sends with this installed key from now on.
     UseKey(PeerHandle, u8),
@@ -88,6 +101,8 @@ pub enum Command {
     AttachTun(TunQueue),
     /// Closes the TUN queue; inner packets are dropped until another is attached.
     DetachTun,
+    /// Says when everything before it is done.
+    Barrier(Sender<()>),
     /// Stops the worker; its thread ends after the current batch.
     Stop,
 }

@@ -40,11 +40,13 @@ pub enum DropReason {
     BadOffload,
     /// From TUN: IPv6, which the configuration blocks; answered with "no route" where possible.
     BlockedIpv6,
+    /// Another worker holds the session and has fallen behind: its queue is full.
+    HandoverFull,
 }
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [DropReason; 17] = [
+    pub const ALL: [DropReason; 18] = [
         DropReason::Malformed,
         DropReason::UnknownPeer,
         DropReason::NoKey,
@@ -62,6 +64,7 @@ impl DropReason {
         DropReason::ControlQueueFull,
         DropReason::BadOffload,
         DropReason::BlockedIpv6,
+        DropReason::HandoverFull,
     ];
 
     /// A short name for statistics: lower case, words joined by `-`.
@@ -84,6 +87,7 @@ impl DropReason {
             DropReason::ControlQueueFull => "control-queue-full",
             DropReason::BadOffload => "bad-offload",
             DropReason::BlockedIpv6 => "blocked-ipv6",
+            DropReason::HandoverFull => "handover-full",
         }
     }
 }

@@ -116,6 +116,24 @@ impl std::fmt::Debug for DataKeys {
     }
 }
 
+/// Which halves of a key to set up. A half that another thread holds must not exist twice: two
+/// senders would use the same nonces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Halves {
+    /// The sending half.
+    pub send: bool,
+    /// The receiving half.
+    pub receive: bool,
+}
+
+impl Halves {
+    /// A whole key.
+    pub const BOTH: Halves = Halves {
+        send: true,
+        receive: true,
+    };
+}
+
 /// The keys of one peer, by key_id.
 #[derive(Default)]
 pub struct KeySlots {
@@ -124,8 +142,8 @@ pub struct KeySlots {
 }
 
 struct Slot {
-    send: SendKey,
-    recv: RecvKey,
+    send: Option<SendKey>,
+    recv: Option<RecvKey>,
     /// SHA-256 of the key material for sending.
     fingerprint: [u8; 32],
 }
@@ -136,7 +154,7 @@ impl KeySlots {
         KeySlots::default()
     }
 
-    /// Installs a key for receiving; it sends nothing until [`use_key`](Self::use_key). A key in
+    /// Installs these halves of a key for receiving; it sends nothing until [`use_key`](Self::use_key). A key in
     /// the slot of the same key_id is replaced, and if that was the sending key there is none until
     /// `use_key` is called.
     ///
@@ -148,10 +166,10 @@ impl KeySlots {
         &mut self,
         key_id: u8,
         keys: &DataKeys,
+        halves: Halves,
         tx_peer_id: Option<u32>,
         framing: Framing,
-        replay_window: u32,
-        replay_time: u32,
+        replay: (u32, u32),
     ) -> Result<(), StartError> {
         let fingerprint = fingerprint(keys);
         if self
@@ -164,9 +182,12 @@ impl KeySlots {
                 "the key for key_id {key_id} is installed already"
             )));
         }
+        let (window, time) = replay;
+        let send = || SendKey::new(keys, key_id, tx_peer_id, framing);
+        let recv = || RecvKey::new(keys, framing, window, time);
         let slot = Slot {
-            send: SendKey::new(keys, key_id, tx_peer_id, framing)?,
-            recv: RecvKey::new(keys, framing, replay_window, replay_time)?,
+            send: halves.send.then(send).transpose()?,
+            recv: halves.receive.then(recv).transpose()?,
             fingerprint,
         };
         let key_id = key_id & 7;
@@ -200,14 +221,14 @@ impl KeySlots {
     #[inline]
     pub fn sender(&mut self) -> Option<&mut SendKey> {
         let slot = self.slots.get_mut(usize::from(self.sender?))?.as_mut()?;
-        Some(&mut slot.send)
+        slot.send.as_mut()
     }
 
     /// The key that opens packets of this key_id.
     #[inline]
     pub fn receiver(&mut self, key_id: u8) -> Option<&mut RecvKey> {
         let slot = self.slots.get_mut(usize::from(key_id))?.as_mut()?;
-        Some(&mut slot.recv)
+        slot.recv.as_mut()
     }
 
     /// Moves the sending half of the key with this key_id to `epoch`, when its receiving half went
@@ -215,7 +236,9 @@ impl KeySlots {
     /// packets would be epochs ahead of what the peer accepts.
     pub fn advance_epoch(&mut self, key_id: u8, epoch: u16) {
         if let Some(Some(slot)) = self.slots.get_mut(usize::from(key_id)) {
-            slot.send.advance_epoch(epoch);
+            if let Some(key) = &mut slot.send {
+                key.advance_epoch(epoch);
+            }
         }
     }
 
@@ -229,8 +252,12 @@ impl KeySlots {
     /// keeps its peer-id where `tx_peer_id` is `None`.
     pub fn reconfigure(&mut self, tx_peer_id: Option<u32>, framing: Framing) {
         for slot in self.slots.iter_mut().flatten() {
-            slot.send.reconfigure(tx_peer_id, framing);
-            slot.recv.reconfigure(framing);
+            if let Some(key) = &mut slot.send {
+                key.reconfigure(tx_peer_id, framing);
+            }
+            if let Some(key) = &mut slot.recv {
+                key.reconfigure(framing);
+            }
         }
     }
 

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::command::{Endpoint, PeerConfig, PeerHandle};
-use crate::key_slot::KeySlots;
+use crate::command::{Endpoint, PeerConfig, PeerHandle, Roles};
+use crate::key_slot::{Halves, KeySlots};
 use crate::pool::MAX_DATAGRAM;
-use crate::stats::add;
+use crate::stats::{KeyStats, add};
 
 /// Seconds a learned path MTU is believed (the kernel's own `mtu_expires`).
 const PATH_MTU_LIFETIME: u32 = 600;
@@ -29,8 +29,11 @@ pub(crate) struct Peer {
     pub(crate) handle: PeerHandle,
     pub(crate) config: PeerConfig,
     pub(crate) keys: KeySlots,
+    /// Which halves of its session this worker holds.
+    pub(crate) halves: Halves,
     /// Bytes and packets under each key_id since its key was installed.
-    pub(crate) key_totals: [Totals; 8],
+    pub(crate) sent: [Totals; 8],
+    pub(crate) received: [Totals; 8],
     /// Largest datagram that may be sent at all, in bytes of UDP payload.
     pub(crate) datagram_limit: usize,
     /// Largest datagram that may be part of a GSO send.
@@ -48,8 +51,30 @@ pub(crate) struct Peer {
     noticed: Option<u32>,
     hints: u32,
     hints_second: u32,
+    /// The epoch last asked for, and of which key_id.
+    epoch_change: Option<(u8, u16)>,
+    told: Told,
     /// In the table's list of those to publish.
     touched: bool,
+}
+
+/// What a worker tells the one with the other half of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Note {
+    /// Where the peer was heard.
+    Endpoint(Endpoint),
+    /// The sending half of this key_id is to move to this epoch.
+    Epoch(u8, u16),
+    /// Largest MSS for IPv4 and IPv6.
+    Mss(u16, u16),
+}
+
+/// The last note of each kind.
+#[derive(Default)]
+struct Told {
+    endpoint: Option<Note>,
+    epoch: Option<Note>,
+    mss: Option<Note>,
 }
 
 /// Bytes and packets.
@@ -69,14 +94,16 @@ pub(crate) struct Sums {
 }
 
 impl Peer {
-    fn new(handle: PeerHandle, config: PeerConfig) -> Self {
+    fn new(handle: PeerHandle, config: PeerConfig, worker: u16) -> Self {
         Peer {
             handle,
+            halves: halves(config.roles, worker),
             mss_v4: config.mss_v4,
             mss_v6: config.mss_v6,
             config,
             keys: KeySlots::new(),
-            key_totals: [Totals::default(); 8],
+            sent: [Totals::default(); 8],
+            received: [Totals::default(); 8],
             datagram_limit: MAX_DATAGRAM,
             gso_limit: MAX_DATAGRAM,
             limits_expire: 0,
@@ -85,6 +112,8 @@ impl Peer {
             noticed: None,
             hints: 0,
             hints_second: 0,
+            epoch_change: None,
+            told: Told::default(),
             touched: false,
         }
     }
@@ -175,7 +204,7 @@ impl Peer {
         };
         self.sums.wire_tx.add(totals);
         if let Some(key_id) = self.keys.sender_key_id() {
-            self.key_totals[usize::from(key_id & 7)].add(totals);
+            self.sent[usize::from(key_id & 7)].add(totals);
         }
     }
 
@@ -186,42 +215,86 @@ impl Peer {
             packets: 1,
         };
         self.sums.wire_rx.add(totals);
-        self.key_totals[usize::from(key_id & 7)].add(totals);
+        self.received[usize::from(key_id & 7)].add(totals);
     }
 
-    /// Publishes what was counted and the state of the sending key, and moves that to the next
-    /// epoch where the receiving key asks for it.
-    pub(crate) fn publish(&mut self) {
+    /// A key was installed: what its key_id counted belonged to another one.
+    pub(crate) fn start_counting(&mut self, key_id: u8) {
+        self.sent[usize::from(key_id & 7)] = Totals::default();
+        self.received[usize::from(key_id & 7)] = Totals::default();
+    }
+
+    /// Publishes what was counted and the state of the sending key's key_id. Where another worker
+    /// holds the other half of the session, `tell` passes on what that one needs to know; false when
+    /// it could not, and the next publication tries again.
+    pub(crate) fn publish(&mut self, tell: &mut dyn FnMut(u16, PeerHandle, Note) -> bool) {
         let sums = std::mem::take(&mut self.sums);
         let stats = &self.config.stats;
-        add(&stats.wire_tx_bytes, sums.wire_tx.bytes);
-        add(&stats.wire_tx_packets, sums.wire_tx.packets);
-        add(&stats.wire_rx_bytes, sums.wire_rx.bytes);
-        add(&stats.wire_rx_packets, sums.wire_rx.packets);
-        add(&stats.tun_rx_bytes, sums.tun_rx_bytes);
-        add(&stats.tun_tx_bytes, sums.tun_tx_bytes);
-        stats.path_mtu.store(u64::from(self.path_mtu), Relaxed);
+        if self.halves.send {
+            add(&stats.wire_tx_bytes, sums.wire_tx.bytes);
+            add(&stats.wire_tx_packets, sums.wire_tx.packets);
+            add(&stats.tun_rx_bytes, sums.tun_rx_bytes);
+            stats.path_mtu.store(u64::from(self.path_mtu), Relaxed);
+        }
+        if self.halves.receive {
+            add(&stats.wire_rx_bytes, sums.wire_rx.bytes);
+            add(&stats.wire_rx_packets, sums.wire_rx.packets);
+            add(&stats.tun_tx_bytes, sums.tun_tx_bytes);
+        }
+        self.publish_keys();
+        let roles = self.config.roles;
+        let mut news = |told: &mut Option<Note>, worker, note| {
+            if *told != Some(note) && tell(worker, self.handle, note) {
+                *told = Some(note);
+            }
+        };
+        if self.halves.receive && !self.halves.send {
+            let endpoint = Note::Endpoint(self.config.endpoint);
+            news(&mut self.told.endpoint, roles.send, endpoint);
+            if let Some((key_id, epoch)) = self.epoch_change {
+                let change = Note::Epoch(key_id, epoch);
+                news(&mut self.told.epoch, roles.send, change);
+            }
+        } else if self.halves.send && !self.halves.receive {
+            let mss = Note::Mss(self.mss_v4, self.mss_v6);
+            news(&mut self.told.mss, roles.receive, mss);
+        }
+    }
+
+    fn publish_keys(&mut self) {
+        let stats = &self.config.stats;
         let Some(key_id) = self.keys.sender_key_id() else {
             return;
         };
-        let totals = self.key_totals[usize::from(key_id & 7)];
-        stats.key_bytes.store(totals.bytes, Relaxed);
-        stats.key_packets.store(totals.packets, Relaxed);
-        let mut usage = 0;
+        let slot = usize::from(key_id & 7);
         if let Some(key) = self.keys.sender() {
-            usage = key.aead_usage();
+            self.sent[slot].publish(&stats.key_tx, key.aead_usage());
             stats.key_tx_packets.store(key.packets(), Relaxed);
             stats.epoch.store(u64::from(key.epoch()), Relaxed);
         }
-        let mut wants_epoch = None;
-        if let Some(key) = self.keys.receiver(key_id) {
-            wants_epoch = key.wants_epoch();
-            usage = usage.max(key.aead_usage());
-            stats.key_auth_failures.store(key.auth_failures(), Relaxed);
+        let Some(key) = self.keys.receiver(key_id) else {
+            return;
+        };
+        self.received[slot].publish(&stats.key_rx, key.aead_usage());
+        stats.key_auth_failures.store(key.auth_failures(), Relaxed);
+        if let Some(epoch) = key.wants_epoch() {
+            self.follow_epoch(key_id, epoch);
         }
-        stats.key_aead_usage.store(usage, Relaxed);
-        if let (Some(epoch), Some(key)) = (wants_epoch, self.keys.sender()) {
-            key.advance_epoch(epoch);
+    }
+
+    /// The sending half of this key is to move to `epoch`, here or where it is.
+    pub(crate) fn follow_epoch(&mut self, key_id: u8, epoch: u16) {
+        self.keys.advance_epoch(key_id, epoch);
+        self.epoch_change = Some((key_id, epoch));
+    }
+
+    /// Takes in what the worker with the other half says.
+    fn take_note(&mut self, note: Note) {
+        match note {
+            // The table's business, which finds peers by it.
+            Note::Endpoint(_) => {}
+            Note::Epoch(key_id, epoch) => self.keys.advance_epoch(key_id, epoch),
+            Note::Mss(v4, v6) => (self.mss_v4, self.mss_v6) = (v4, v6),
         }
     }
 
@@ -234,7 +307,21 @@ impl Peer {
     }
 }
 
+/// What a worker holds of a session with these roles.
+fn halves(roles: Roles, worker: u16) -> Halves {
+    Halves {
+        send: roles.send == worker,
+        receive: roles.receive == worker,
+    }
+}
+
 impl Totals {
+    fn publish(self, stats: &KeyStats, aead_usage: u64) {
+        stats.bytes.store(self.bytes, Relaxed);
+        stats.packets.store(self.packets, Relaxed);
+        stats.aead_usage.store(aead_usage, Relaxed);
+    }
+
     fn add(&mut self, more: Totals) {
         self.bytes = self.bytes.wrapping_add(more.bytes);
         self.packets = self.packets.wrapping_add(more.packets);
@@ -244,6 +331,8 @@ impl Totals {
 /// All peers. An index stays valid until its peer is removed, which happens only between batches.
 #[derive(Default)]
 pub(crate) struct PeerTable {
+    /// The number of the worker whose table this is.
+    worker: u16,
     slots: Vec<Option<Box<Peer>>>,
     by_handle: HashMap<PeerHandle, usize>,
     by_address: HashMap<SocketAddr, usize>,
@@ -255,6 +344,14 @@ pub(crate) struct PeerTable {
 }
 
 impl PeerTable {
+    /// The table of this worker.
+    pub(crate) fn new(worker: u16) -> Self {
+        PeerTable {
+            worker,
+            ..PeerTable::default()
+        }
+    }
+
     /// Adds a peer, or gives a known one a new configuration.
     pub(crate) fn set(&mut self, handle: PeerHandle, config: PeerConfig) {
         if let Some(&index) = self.by_handle.get(&handle) {
@@ -264,13 +361,17 @@ impl PeerTable {
                     peer.forget_limits();
                 }
                 peer.keys.reconfigure(config.tx_peer_id, config.framing);
+                let roles = peer.config.roles;
                 peer.config = config;
+                // Halves do not move between workers while there are keys.
+                peer.config.roles = roles;
+                peer.told = Told::default();
                 peer.fit_mss();
             }
             self.index(index);
             return;
         }
-        let peer = Some(Box::new(Peer::new(handle, config)));
+        let peer = Some(Box::new(Peer::new(handle, config, self.worker)));
         let index = match self.slots.iter().position(Option::is_none) {
             Some(index) => {
                 self.slots[index] = peer;
@@ -313,12 +414,28 @@ impl PeerTable {
         Some(peer)
     }
 
-    /// Publishes the counters of the peers that anything was done with.
-    pub(crate) fn publish(&mut self) {
+    /// Publishes the counters of the peers that anything was done with, and passes on with `tell`
+    /// what other workers must know of them.
+    pub(crate) fn publish(&mut self, tell: &mut dyn FnMut(u16, PeerHandle, Note) -> bool) {
         for index in self.touched.drain(..) {
             if let Some(Some(peer)) = self.slots.get_mut(index) {
                 peer.touched = false;
-                peer.publish();
+                peer.publish(tell);
+            }
+        }
+    }
+
+    /// Takes in what another worker says of a session whose other half it holds.
+    pub(crate) fn take_note(&mut self, handle: PeerHandle, note: Note) {
+        let Some(index) = self.index_of(handle) else {
+            return;
+        };
+        match note {
+            Note::Endpoint(endpoint) => self.move_endpoint(index, endpoint),
+            note => {
+                if let Some(peer) = self.get(index) {
+                    peer.take_note(note);
+                }
             }
         }
     }
@@ -333,9 +450,9 @@ impl PeerTable {
     ) -> Option<u32> {
         let mut news = None;
         for index in 0..self.slots.len() {
-            let at_address = self.slots[index]
-                .as_ref()
-                .is_some_and(|peer| peer.config.endpoint.remote.ip() == address);
+            let at_address = self.slots[index].as_ref().is_some_and(|peer| {
+                peer.halves.send && peer.config.endpoint.remote.ip() == address
+            });
             if at_address && let Some(peer) = self.get(index) {
                 news = peer.set_path_mtu(mtu, refuses_fragments, now).or(news);
             }
@@ -343,9 +460,13 @@ impl PeerTable {
         news
     }
 
-    /// Forgets limits whose time has passed.
+    /// Forgets limits whose time has passed, and what other workers were told: a command from the
+    /// control thread may have crossed it.
     pub(crate) fn expire_limits(&mut self, now: u32) {
         for index in 0..self.slots.len() {
+            if let Some(Some(peer)) = self.slots.get_mut(index) {
+                peer.told = Told::default();
+            }
             let expired = self.slots[index]
                 .as_ref()
                 .is_some_and(|peer| peer.limits_expire != 0 && now >= peer.limits_expire);
@@ -382,8 +503,11 @@ impl PeerTable {
     pub(crate) fn move_endpoint(&mut self, index: usize, to: Endpoint) {
         self.unindex(index);
         if let Some(peer) = self.get(index) {
+            let moved = peer.config.endpoint.remote != to.remote;
             peer.config.endpoint = to;
-            peer.forget_limits();
+            if moved {
+                peer.forget_limits();
+            }
         }
         self.index(index);
     }
@@ -442,6 +566,7 @@ mod tests {
             passtos: false,
             guard_recursion: false,
             block_ipv6: false,
+            roles: Roles::default(),
             stats: Arc::default(),
         }
     }
@@ -525,7 +650,7 @@ mod tests {
         table.set(PeerHandle(1), wide);
         let peer = table.get(0).unwrap();
         peer.keys
-            .install(0, &keys, Some(1), Framing::None, 64, 15)
+            .install(0, &keys, Halves::BOTH, Some(1), Framing::None, (64, 15))
             .unwrap();
         peer.keys.use_key(0);
         table.set_path_mtu("192.0.2.1".parse().unwrap(), 1300, false, 5);
@@ -546,7 +671,7 @@ mod tests {
         assert_eq!(table.touched, [1]);
         table.get(1).unwrap().count_received(10, 0);
         assert_eq!(table.touched, [1]);
-        table.publish();
+        table.publish(&mut |_, _, _| true);
         assert!(table.touched.is_empty());
         let stats = Arc::clone(&table.get(1).unwrap().config.stats);
         assert_eq!(stats.wire_rx_bytes.load(Relaxed), 20);

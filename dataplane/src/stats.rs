@@ -1,6 +1,6 @@
 //! Counters a worker publishes for the control thread.
 //!
-//! Each set has exactly one writer, the worker, which adds its local sums once per batch with
+//! Each counter has exactly one writer, a worker, which adds its local sums once per batch with
 //! relaxed stores; readers may be a batch behind. Nothing here is read back by the packet path.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -24,12 +24,10 @@ pub struct PeerStats {
     pub tun_tx_bytes: AtomicU64,
     /// Packets sent with the current sending key since it was installed (its packet id).
     pub key_tx_packets: AtomicU64,
-    /// Bytes sent and received under the current sending key's key_id (for `reneg-bytes`).
-    pub key_bytes: AtomicU64,
-    /// Packets sent and received under the current sending key's key_id (for `reneg-pkts`).
-    pub key_packets: AtomicU64,
-    /// The larger of the send and receive AEAD usage of that key, in 16-byte blocks plus packets.
-    pub key_aead_usage: AtomicU64,
+    /// Sent under the current sending key's key_id.
+    pub key_tx: KeyStats,
+    /// Received under that key_id.
+    pub key_rx: KeyStats,
     /// Failed decryptions under that key.
     pub key_auth_failures: AtomicU64,
     /// The epoch of the sending key in the epoch format; 0 otherwise.
@@ -37,6 +35,35 @@ pub struct PeerStats {
     /// Largest inner packet dropped because it did not fit the outer path, and so on: current outer
     /// path MTU as last reported by the kernel, 0 if never.
     pub path_mtu: AtomicU64,
+}
+
+/// Counters of one direction of a key.
+#[derive(Debug, Default)]
+pub struct KeyStats {
+    /// UDP payload bytes (for `reneg-bytes`).
+    pub bytes: AtomicU64,
+    /// Packets (for `reneg-pkts`).
+    pub packets: AtomicU64,
+    /// AEAD usage in 16-byte blocks plus packets.
+    pub aead_usage: AtomicU64,
+}
+
+impl PeerStats {
+    /// Bytes under the current key_id, both ways.
+    pub fn key_bytes(&self) -> u64 {
+        self.key_tx.bytes.load(Relaxed) + self.key_rx.bytes.load(Relaxed)
+    }
+
+    /// Packets under the current key_id, both ways.
+    pub fn key_packets(&self) -> u64 {
+        self.key_tx.packets.load(Relaxed) + self.key_rx.packets.load(Relaxed)
+    }
+
+    /// The larger AEAD usage of the two directions of the current key_id.
+    pub fn key_aead_usage(&self) -> u64 {
+        let [tx, rx] = [&self.key_tx, &self.key_rx].map(|key| key.aead_usage.load(Relaxed));
+        tx.max(rx)
+    }
 }
 
 /// Counters of one worker.

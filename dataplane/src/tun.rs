@@ -134,6 +134,7 @@ impl TunDevice {
                 kind: config.kind,
                 vnet,
                 caps,
+                reads: true,
             })
             .collect();
         Ok(TunDevice {
@@ -151,6 +152,7 @@ pub struct TunQueue {
     kind: DeviceKind,
     vnet: bool,
     caps: TunCaps,
+    reads: bool,
 }
 
 impl TunQueue {
@@ -163,7 +165,37 @@ impl TunQueue {
             kind,
             vnet,
             caps,
+            reads: true,
         }
+    }
+
+    /// A second handle on the same queue that is only written to.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn writer(&self) -> io::Result<Self> {
+        Ok(TunQueue {
+            file: self.file.try_clone()?,
+            reads: false,
+            ..*self
+        })
+    }
+
+    /// Makes this queue of a multi-queue device one that is only written to. The kernel reads flows
+    /// where they were last written, unless that was such a queue: then each stays where its hash puts
+    /// it, and its order is kept.
+    ///
+    /// # Errors
+    /// It is not a queue of a multi-queue device.
+    pub fn into_writer(mut self) -> io::Result<Self> {
+        ioctl::tun_detach_queue(self.file.as_fd())?;
+        self.reads = false;
+        Ok(self)
+    }
+
+    /// Packets are read from it as well as written to it.
+    pub fn is_read(&self) -> bool {
+        self.reads
     }
 
     /// A second handle on the same queue, which keeps the device alive when the first is closed.

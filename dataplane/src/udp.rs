@@ -19,6 +19,7 @@ use crate::error::StartError;
 use crate::pool::RxMessage;
 use crate::sys::cmsg::{self, CONTROL_LEN, NAME_LEN, RecvInfo, SendHead};
 use crate::sys::socket;
+use crate::wire;
 
 /// Receive buffer asked for when the configuration names none: some milliseconds of a fast link.
 const DEFAULT_RCVBUF: usize = 4 << 20;
@@ -149,6 +150,34 @@ impl UdpSocket {
             missing_offloads,
             refuses_fragments: config.mtu_disc == Some(MtuDiscovery::Yes),
         })
+    }
+
+    /// Opens `count` sockets on one port, one for each worker of a group. The kernel gives DATA_V2
+    /// packets to the socket `peer_id % count` and everything else to the first, so a peer stays
+    /// where it is even when its address changes. Nobody else may hold the port.
+    ///
+    /// # Errors
+    /// As [`UdpSocket::open`]; also when the kernel takes no filter for the group.
+    pub fn open_group(config: &UdpConfig, count: usize) -> Result<Vec<Self>, StartError> {
+        let first = Self::open(config)?;
+        if count <= 1 {
+            return Ok(vec![first]);
+        }
+        let fail = |error| StartError::io("cannot share the UDP port between workers", error);
+        // Only now: bound without it, the port was ours alone.
+        first.socket.set_reuse_port(true).map_err(fail)?;
+        let config = UdpConfig {
+            port: first.local_addr().map_err(fail)?.port(),
+            reuse: true,
+            ..config.clone()
+        };
+        let mut sockets = vec![first];
+        for _ in 1..count {
+            sockets.push(Self::open(&config)?);
+        }
+        let workers = u32::try_from(count).unwrap_or(u32::MAX);
+        socket::set_reuseport_filter(sockets[0].as_fd(), &mut steering(workers)).map_err(fail)?;
+        Ok(sockets)
     }
 
     /// A second handle on the same socket.
@@ -324,6 +353,32 @@ pub(crate) fn is_pending_error(errno: Option<i32>) -> bool {
     )
 }
 
+/// The filter of [`UdpSocket::open_group`], over the UDP payload (protocol §2, §7.1).
+fn steering(workers: u32) -> [libc::sock_filter; 8] {
+    use libc::{
+        BPF_A, BPF_ABS, BPF_ALU, BPF_AND, BPF_B, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_MOD, BPF_RET,
+        BPF_RSH, BPF_W,
+    };
+    let step = |code: u32, jf: u8, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf,
+        k,
+    };
+    [
+        // The opcode is in the upper five bits of the first byte. An empty datagram ends here, with 0.
+        step(BPF_LD | BPF_B | BPF_ABS, 0, 0),
+        step(BPF_ALU | BPF_RSH | BPF_K, 0, 3),
+        step(BPF_JMP | BPF_JEQ | BPF_K, 4, u32::from(wire::DATA_V2)),
+        // The peer-id is in the three bytes behind it.
+        step(BPF_LD | BPF_W | BPF_ABS, 0, 0),
+        step(BPF_ALU | BPF_AND | BPF_K, 0, wire::PEER_ID_NONE),
+        step(BPF_ALU | BPF_MOD | BPF_K, 0, workers),
+        step(BPF_RET | BPF_A, 0, 0),
+        step(BPF_RET | BPF_K, 0, 0),
+    ]
+}
+
 fn configure(socket: &Socket, config: &UdpConfig) -> Result<(), StartError> {
     let v6 = config.family == Family::V6;
     let fd = socket.as_fd();
@@ -461,6 +516,51 @@ mod tests {
         assert_ne!(snd, 40_000);
         socket.set_buffers(None, Some(30_000));
         assert_eq!(socket.socket.recv_buffer_size().unwrap(), 60_000);
+    }
+
+    #[test]
+    fn a_group_gets_packets_by_peer_id_and_holds_its_port_alone() {
+        let sockets = UdpSocket::open_group(&loopback(Family::V4), 3).unwrap();
+        let to = Endpoint::new(sockets[2].local_addr().unwrap());
+        let mut buf = [0; 100];
+        let mut receive = |socket: &UdpSocket| match socket.receive(&mut buf) {
+            Ok(message) => Some(buf[..message.unwrap().len].to_vec()),
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                None
+            }
+        };
+        let v2 = |id: u32| {
+            ((u32::from(wire::DATA_V2) << 3 << 24) | id)
+                .to_be_bytes()
+                .to_vec()
+        };
+        for (datagram, owner) in [
+            (v2(0), 0),
+            (v2(1), 1),
+            (v2(0xff_fffe), 2),
+            // DATA_V1, a control packet, a truncated one, nothing at all
+            (vec![0x30, 0, 0, 1], 0),
+            (vec![0x38, 0, 0, 1], 0),
+            (vec![0x48, 1], 0),
+            (vec![], 0),
+        ] {
+            for _ in 0..3 {
+                // From another port each time: the address has no say.
+                let sender = UdpSocket::open(&loopback(Family::V4)).unwrap();
+                sender.send_to(&to, &datagram).unwrap();
+                for (index, socket) in sockets.iter().enumerate() {
+                    let expected = (index == owner).then(|| datagram.clone());
+                    assert_eq!(receive(socket), expected, "{datagram:x?} at {index}");
+                }
+            }
+        }
+        let config = UdpConfig {
+            port: to.remote.port(),
+            ..loopback(Family::V4)
+        };
+        assert!(UdpSocket::open_group(&config, 3).is_err());
+        assert!(UdpSocket::open(&config).is_err());
     }
 
     #[test]

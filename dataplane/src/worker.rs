@@ -5,6 +5,7 @@
 //! ```text
 //!  1  wait      one sleep for TUN, UDP and commands                    engine
 //!  2  commands  peers, keys, device; drained once per batch            worker
+//!     handover  packets of this worker's sessions that others read     worker
 //!  3  errors    path MTU and ICMP noise from the socket's error queue  transmit
 //!  4  receive   header -> peer -> open in place -> sanity -> mssfix    receive
 //!  5  deliver   coalesce the whole batch, one vectored write each      receive
@@ -17,6 +18,8 @@
 //! [`DropReason`] counter and never ends a batch.
 
 mod engine;
+mod group;
+mod handover;
 mod receive;
 mod syscalls;
 #[cfg(test)]
@@ -35,17 +38,19 @@ use crossbeam::channel::{self, Receiver, SendTimeoutError, Sender};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use self::engine::Engine;
+use self::handover::{Batch, Bell, Handover};
 use self::receive::Receive;
 use self::transmit::Transmit;
 use crate::command::{Command, Event};
 use crate::error::{DropReason, StartError};
-use crate::peer::{PeerTable, Totals};
+use crate::peer::PeerTable;
 use crate::pool::{Failures, Inbox};
 use crate::stats::{WorkerStats, add};
 use crate::tun::{DeviceKind, TunQueue};
 use crate::udp::UdpSocket;
 
 pub use self::engine::IoChoice;
+pub use self::group::{GroupStats, Workers};
 
 /// Commands that may wait for the worker.
 const COMMAND_QUEUE: usize = 256;
@@ -116,9 +121,36 @@ pub struct Worker {
     fruitless: u32,
 }
 
+/// Where the workers of a group put their events.
+#[derive(Clone)]
+struct EventQueue {
+    sender: Sender<Event>,
+    receiver: Receiver<Event>,
+    wake: Arc<EventFd>,
+}
+
+impl EventQueue {
+    fn new() -> Result<Self, StartError> {
+        let (sender, receiver) = channel::bounded(EVENT_QUEUE);
+        let wake = eventfd()?;
+        Ok(EventQueue {
+            sender,
+            receiver,
+            wake,
+        })
+    }
+}
+
+fn eventfd() -> Result<Arc<EventFd>, StartError> {
+    EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+        .map(Arc::new)
+        .map_err(|errno| StartError::io("cannot make an eventfd", io::Error::from(errno)))
+}
+
 /// What every stage may use.
 struct Shared {
     udp: Arc<UdpSocket>,
+    handover: Handover,
     outbox: Outbox,
     counts: Counts,
     stats: Arc<WorkerStats>,
@@ -152,21 +184,28 @@ impl Worker {
     /// # Errors
     /// The thread cannot be started, or the engine that `io` insists on is refused.
     pub fn start(config: WorkerConfig) -> Result<WorkerHandle, StartError> {
-        let eventfd = || {
-            EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
-                .map(Arc::new)
-                .map_err(|errno| StartError::io("cannot make an eventfd", io::Error::from(errno)))
-        };
-        let (wake, event_wake) = (eventfd()?, eventfd()?);
+        let wake = eventfd()?;
+        let handover = Handover::alone(Bell::new(Arc::clone(&wake)));
+        Self::spawn(config, 0, wake, handover, EventQueue::new()?)
+    }
+
+    /// Starts a worker that is one of a group.
+    fn spawn(
+        config: WorkerConfig,
+        number: u16,
+        wake: Arc<EventFd>,
+        handover: Handover,
+        queue: EventQueue,
+    ) -> Result<WorkerHandle, StartError> {
         let (commands, command_queue) = channel::bounded(COMMAND_QUEUE);
-        let (event_queue, events) = channel::bounded(EVENT_QUEUE);
         let stats = Arc::new(WorkerStats::default());
         let (started, start) = channel::bounded(1);
         let shared = Shared {
             udp: Arc::new(config.udp),
+            handover,
             outbox: Outbox {
-                events: event_queue,
-                wake: Arc::clone(&event_wake),
+                events: queue.sender,
+                wake: Arc::clone(&queue.wake),
                 sent: false,
             },
             counts: Counts::default(),
@@ -180,7 +219,7 @@ impl Worker {
             .name(config.name)
             .spawn(move || {
                 // The ring belongs to the thread that makes it, so the engine is made here.
-                match Worker::new(shared, command_queue, &thread_wake, io, cpu, tun) {
+                match Worker::new(shared, number, command_queue, &thread_wake, io, cpu, tun) {
                     Ok(worker) => {
                         let _ = started.send(Ok(worker.engine.name()));
                         worker.run()
@@ -199,8 +238,8 @@ impl Worker {
         Ok(WorkerHandle {
             commands,
             wake,
-            events,
-            event_wake,
+            events: queue.receiver,
+            event_wake: queue.wake,
             stats,
             engine,
             thread: Some(thread),
@@ -209,6 +248,7 @@ impl Worker {
 
     fn new(
         shared: Shared,
+        number: u16,
         commands: Receiver<Command>,
         wake: &Arc<EventFd>,
         io: IoChoice,
@@ -220,7 +260,7 @@ impl Worker {
         let mut worker = Worker {
             engine,
             commands,
-            peers: PeerTable::default(),
+            peers: PeerTable::new(number),
             inbox: Inbox::new(),
             failures: Failures::new(),
             receive: Receive::new(),
@@ -271,12 +311,15 @@ impl Worker {
     /// to stop. An error is the engine's end.
     fn batch(&mut self) -> io::Result<bool> {
         self.inbox.clear();
-        let woken = self.engine.wait(true, &mut self.inbox)?;
-        self.pause_if_idle(woken);
+        let block = self.shared.handover.may_sleep();
+        let woken = self.engine.wait(block, &mut self.inbox)?;
+        self.shared.handover.awake();
+        self.pause_if_idle(woken || !block);
         self.tick();
         if !self.run_commands()? {
             return Ok(false);
         }
+        self.take_over()?;
         if self.inbox.socket_error {
             self.transmit.read_errors(&mut self.peers, &mut self.shared);
         }
@@ -308,6 +351,7 @@ impl Worker {
             failures: &mut self.failures,
             shared: &mut self.shared,
             sources: &self.inbox.tun,
+            handed_over: None,
         };
         for index in 0..stage.sources.len() {
             self.transmit.packet(index, &mut stage)?;
@@ -318,8 +362,55 @@ impl Worker {
         self.shared.counts.udp_rx_calls += self.inbox.rx_calls;
         self.shared.counts.tun_rx_calls += self.inbox.tun.len() as u64;
         self.publish();
+        self.shared.handover.flush();
         self.shared.outbox.flush();
         Ok(true)
+    }
+
+    /// Handles what other workers handed over; of each one lane-full at most, so that the own packets
+    /// get their turn.
+    fn take_over(&mut self) -> io::Result<()> {
+        for source in 0..self.shared.handover.sources() {
+            for _ in 0..handover::BATCHES {
+                let Some(mut batch) = self.shared.handover.take(source) else {
+                    break;
+                };
+                let done = self.handed_over(&mut batch);
+                self.shared.handover.give_back(source, batch);
+                done?;
+            }
+        }
+        Ok(())
+    }
+
+    fn handed_over(&mut self, batch: &mut Batch) -> io::Result<()> {
+        for &(handle, note) in &batch.notes {
+            self.peers.take_note(handle, note);
+        }
+        for &(address, mtu) in &batch.path_mtus {
+            transmit::learn_path_mtu(address, mtu, &mut self.peers, &mut self.shared);
+        }
+        for message in &batch.rx {
+            self.receive.handed_over(
+                message,
+                &mut batch.bytes,
+                &self.engine,
+                &mut self.peers,
+                &mut self.shared,
+            );
+        }
+        let mut stage = transmit::Stage {
+            engine: &mut self.engine,
+            peers: &mut self.peers,
+            failures: &mut self.failures,
+            shared: &mut self.shared,
+            sources: &batch.tun,
+            handed_over: Some(&mut batch.bytes),
+        };
+        for index in 0..stage.sources.len() {
+            self.transmit.packet(index, &mut stage)?;
+        }
+        self.transmit.flush(&mut stage)
     }
 
     /// Waiting that keeps finding nothing is slowed down.
@@ -354,6 +445,8 @@ impl Worker {
                     }
                 }
                 Command::DetachTun => drop(self.engine.detach_tun()?),
+                // Whoever asked may have gone.
+                Command::Barrier(done) => drop(done.try_send(())),
                 Command::SendPayload(handle, payload) => {
                     let mut stage = transmit::Stage {
                         engine: &mut self.engine,
@@ -361,6 +454,7 @@ impl Worker {
                         failures: &mut self.failures,
                         shared: &mut self.shared,
                         sources: &[],
+                        handed_over: None,
                     };
                     self.transmit.payload(handle, &payload, &mut stage)?;
                     self.transmit.flush(&mut stage)?;
@@ -375,9 +469,8 @@ impl Worker {
         match command {
             Command::SetPeer(handle, config) => self.peers.set(handle, *config),
             Command::RemovePeer(handle) => {
-                if let Some(peer) = self.peers.by_handle(handle) {
-                    peer.publish();
-                }
+                // What has been counted since the last batch would be lost with it.
+                self.publish_peers();
                 self.peers.remove(handle);
             }
             Command::InstallKey(handle, key_id, keys) => {
@@ -388,13 +481,13 @@ impl Worker {
                 let installed = peer.keys.install(
                     key_id,
                     &keys,
+                    peer.halves,
                     config.tx_peer_id,
                     config.framing,
-                    config.replay_window,
-                    config.replay_time,
+                    (config.replay_window, config.replay_time),
                 );
                 match installed {
-                    Ok(()) => peer.key_totals[usize::from(key_id & 7)] = Totals::default(),
+                    Ok(()) => peer.start_counting(key_id),
                     Err(error) => self
                         .shared
                         .notice(format!("key {key_id} cannot be used: {error}")),
@@ -419,6 +512,7 @@ impl Worker {
             Command::SendPayload(..)
             | Command::AttachTun(_)
             | Command::DetachTun
+            | Command::Barrier(_)
             | Command::Stop => {}
         }
     }
@@ -442,8 +536,14 @@ impl Worker {
         self.engine.attach_tun(tun)
     }
 
+    fn publish_peers(&mut self) {
+        let handover = &mut self.shared.handover;
+        self.peers
+            .publish(&mut |worker, peer, note| handover.note(worker, peer, note));
+    }
+
     fn publish(&mut self) {
-        self.peers.publish();
+        self.publish_peers();
         let counts = std::mem::take(&mut self.shared.counts);
         let stats = &self.shared.stats;
         for (total, count) in stats.drops.iter().zip(counts.drops) {

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use ringway_dataplane::command::{Command, Endpoint, PeerConfig, PeerHandle};
+use ringway_dataplane::command::{Command, Endpoint, PeerConfig, PeerHandle, Roles};
 use ringway_dataplane::framing::Framing;
 use ringway_dataplane::key_slot::{Cipher, DataFormat, DataKeys, Digest, DirectionKey};
 use ringway_dataplane::offload::coalesce::TunCaps;
@@ -181,6 +181,7 @@ impl End {
             passtos: true,
             guard_recursion: true,
             block_ipv6: false,
+            roles: Roles::default(),
             stats: Arc::clone(&self.stats),
         }
     }

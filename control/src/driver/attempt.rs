@@ -672,9 +672,9 @@ impl<'p> Attempt<'p> {
         let s = &self.stats;
         KeyUsage {
             tx_packets: s.key_tx_packets.load(Relaxed),
-            bytes: s.key_bytes.load(Relaxed),
-            packets: s.key_packets.load(Relaxed),
-            aead: s.key_aead_usage.load(Relaxed),
+            bytes: s.key_bytes(),
+            packets: s.key_packets(),
+            aead: s.key_aead_usage(),
             auth_failures: s.key_auth_failures.load(Relaxed),
             epoch: s.epoch.load(Relaxed),
         }

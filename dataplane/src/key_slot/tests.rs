@@ -611,7 +611,7 @@ fn slots_install_switch_and_forget() {
     assert!(slots.sender().is_none());
     assert!(!slots.use_key(0));
     let install = |slots: &mut KeySlots, key_id, keys: &DataKeys| {
-        slots.install(key_id, keys, Some(1), Framing::None, 64, 15)
+        slots.install(key_id, keys, Halves::BOTH, Some(1), Framing::None, (64, 15))
     };
     install(&mut slots, 0, &first).unwrap();
     assert!(slots.sender().is_none());
@@ -644,7 +644,7 @@ fn reconfiguring_keeps_keys_and_counters() {
     let keys = keys(Cipher::Aes256Gcm, Digest::None, DataFormat::Classic);
     let mut slots = KeySlots::new();
     slots
-        .install(3, &keys, None, Framing::None, 64, 15)
+        .install(3, &keys, Halves::BOTH, None, Framing::None, (64, 15))
         .unwrap();
     slots.use_key(3);
     let v1 = seal(slots.sender().unwrap(), &PING).unwrap();
@@ -668,7 +668,7 @@ fn secrets_do_not_show_in_debug_output() {
     let keys = keys(Cipher::Aes256Gcm, Digest::None, DataFormat::Classic);
     let mut slots = KeySlots::new();
     slots
-        .install(0, &keys, None, Framing::None, 64, 15)
+        .install(0, &keys, Halves::BOTH, None, Framing::None, (64, 15))
         .unwrap();
     let text = format!(
         "{keys:?} {slots:?} {:?} {:?}",
@@ -687,7 +687,7 @@ fn an_epoch_moves_only_its_own_key() {
     let mut slots = KeySlots::new();
     for (key_id, keys) in [(0, &old), (1, &new)] {
         slots
-            .install(key_id, keys, Some(7), Framing::None, 64, 15)
+            .install(key_id, keys, Halves::BOTH, Some(7), Framing::None, (64, 15))
             .unwrap();
     }
     assert!(slots.use_key(1));

@@ -22,6 +22,15 @@ pub(crate) fn tun_set_iff(fd: BorrowedFd<'_>, name: &str, flags: i32) -> io::Res
     Ok(String::from_utf8_lossy(&name).into_owned())
 }
 
+/// Takes a queue of a multi-queue device out of the kernel's choice: nothing is read from it any
+/// more, and what is written to it does not draw its flow's packets there.
+pub(crate) fn tun_detach_queue(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let mut request = ifreq("")?;
+    request.ifr_ifru.ifru_flags = libc::IFF_DETACH_QUEUE as libc::c_short;
+    // SAFETY: TUNSETQUEUE reads one `ifreq`, which lives until after the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETQUEUE, &raw const request) })
+}
+
 /// Sets the offloads (`TUN_F_*`) the device may use in packets it hands to us.
 pub(crate) fn tun_set_offload(fd: BorrowedFd<'_>, offload: u32) -> io::Result<()> {
     tun_value(fd, libc::TUNSETOFFLOAD, offload)

@@ -189,7 +189,9 @@ impl Uring {
 
     pub(crate) fn attach_tun(&mut self, tun: TunQueue) -> io::Result<()> {
         // A multishot read waits by polling, which the kernel does only for a blocking descriptor.
-        tun.set_nonblocking(self.tun_mode == TunMode::Poll)?;
+        if tun.is_read() {
+            tun.set_nonblocking(self.tun_mode == TunMode::Poll)?;
+        }
         self.tun_failures = 0;
         self.tun = Some(tun);
         Ok(())
@@ -411,7 +413,9 @@ impl Uring {
             self.push(entry)?;
             self.armed.wake = true;
         }
-        if let (false, None, Some(tun)) = (self.armed.tun, self.pending.tun_lost, &self.tun) {
+        if let (false, None, Some(tun)) = (self.armed.tun, self.pending.tun_lost, &self.tun)
+            && tun.is_read()
+        {
             let fd = Fd(tun.as_raw_fd());
             let entry = match self.tun_mode {
                 // Length 0 means the provided buffer's length.

@@ -27,6 +27,30 @@ pub(crate) fn set_option(
     check(result as isize).map(drop)
 }
 
+/// Chooses among the sockets of a SO_REUSEPORT group with a classic BPF program over the UDP payload;
+/// its result is the index of a socket in the order of binding.
+pub(crate) fn set_reuseport_filter(
+    fd: BorrowedFd<'_>,
+    program: &mut [libc::sock_filter],
+) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: the kernel reads the `sock_fprog` and the `len` instructions behind its pointer, both
+    // of which live until after the call.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    check(result as isize).map(drop)
+}
+
 /// Reads an integer option.
 pub(crate) fn option(fd: BorrowedFd<'_>, level: i32, option: i32) -> io::Result<i32> {
     let mut value: libc::c_int = 0;

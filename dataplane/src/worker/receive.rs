@@ -1,6 +1,6 @@
 //! Wire to TUN: from a received message to vectored writes.
 
-use std::io;
+use std::io::{self, IoSlice, Write};
 
 use super::Shared;
 use super::engine::Engine;
@@ -73,7 +73,7 @@ impl Receive {
             let start = message.start + at;
             let len = step.min(message.len - at);
             let datagram = &mut engine.rx_bytes_mut()[start..start + len];
-            match self.datagram(datagram, &message.from, peers, shared) {
+            match self.datagram(datagram, &message.from, true, peers, shared) {
                 Ok(Some(inner)) => self.packets.push(Segment {
                     start: start + inner.start,
                     len: inner.len,
@@ -85,6 +85,30 @@ impl Receive {
             if at >= message.len {
                 return Ok(());
             }
+        }
+    }
+
+    /// Opens a datagram that another worker received, and writes its packet to the TUN device. These
+    /// are rare: the kernel's filter steers packets here, unless receive offload glued one to a
+    /// control packet.
+    pub(super) fn handed_over(
+        &mut self,
+        message: &RxMessage,
+        bytes: &mut [u8],
+        engine: &Engine,
+        peers: &mut PeerTable,
+        shared: &mut Shared,
+    ) {
+        let datagram = &mut bytes[message.start..message.start + message.len];
+        match self.datagram(datagram, &message.from, false, peers, shared) {
+            Ok(Some(inner)) => {
+                let packet = &datagram[inner.start..inner.start + inner.len];
+                if !write_one(engine, packet) {
+                    shared.counts.drop(DropReason::IoError, 1);
+                }
+            }
+            Ok(None) => {}
+            Err(reason) => shared.counts.drop(reason, 1),
         }
     }
 
@@ -115,11 +139,13 @@ impl Receive {
         Ok(())
     }
 
-    /// One datagram: where its inner packet lies, or nothing when it was not for the TUN device.
+    /// One datagram: where its inner packet lies, or nothing when it was not for the TUN device. One
+    /// that this worker itself received (`own`) may go to another.
     fn datagram(
         &mut self,
         datagram: &mut [u8],
         from: &Endpoint,
+        own: bool,
         peers: &mut PeerTable,
         shared: &mut Shared,
     ) -> Result<Option<Segment>, DropReason> {
@@ -149,6 +175,13 @@ impl Receive {
             .find(peer_id, &from.remote)
             .ok_or(DropReason::UnknownPeer)?;
         let peer = peers.get(index).ok_or(DropReason::UnknownPeer)?;
+        if !peer.halves.receive {
+            let worker = peer.config.roles.receive;
+            return match own && shared.handover.datagram(worker, datagram, *from) {
+                true => Ok(None),
+                false => Err(DropReason::HandoverFull),
+            };
+        }
         let known = peer.config.endpoint;
         let moved = known.remote != from.remote;
         if moved && !peer.config.float {
@@ -157,7 +190,7 @@ impl Receive {
         let key = peer.keys.receiver(key_id).ok_or(DropReason::NoKey)?;
         let payload = key.open(shared.now, datagram)?;
         if let Some(epoch) = key.take_epoch_change() {
-            peer.keys.advance_epoch(key_id, epoch);
+            peer.follow_epoch(key_id, epoch);
         }
         peer.count_received(datagram.len(), key_id);
 
@@ -213,6 +246,20 @@ impl Receive {
             }
         }
     }
+}
+
+/// Writes one packet to the TUN device, if there is one. Returns whether the kernel took it.
+pub(super) fn write_one(engine: &Engine, packet: &[u8]) -> bool {
+    let Some(tun) = engine.tun() else {
+        return false;
+    };
+    let header = VnetHdr::default().to_bytes();
+    let parts = [IoSlice::new(&header), IoSlice::new(packet)];
+    let parts = match tun.has_vnet_header() {
+        true => &parts[..],
+        false => &parts[1..],
+    };
+    tun.file().write_vectored(parts).is_ok()
 }
 
 /// Judges an opened payload: the length of the inner packet, or nothing when it was a ping or an

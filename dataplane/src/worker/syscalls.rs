@@ -70,9 +70,11 @@ impl Syscalls {
     }
 
     pub(crate) fn attach_tun(&mut self, tun: TunQueue) -> io::Result<()> {
-        tun.set_nonblocking(true)?;
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, TUN);
-        self.epoll.add(tun.as_fd(), event)?;
+        if tun.is_read() {
+            tun.set_nonblocking(true)?;
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, TUN);
+            self.epoll.add(tun.as_fd(), event)?;
+        }
         self.tun = Some(tun);
         Ok(())
     }
@@ -82,7 +84,9 @@ impl Syscalls {
         let Some(tun) = self.tun.take() else {
             return Ok(None);
         };
-        self.epoll.delete(tun.as_fd())?;
+        if tun.is_read() {
+            self.epoll.delete(tun.as_fd())?;
+        }
         Ok(Some(tun))
     }
 

@@ -13,7 +13,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair
 use std::os::fd::AsFd;
 
 use super::{IoChoice, Worker, WorkerConfig, WorkerHandle};
-use crate::command::{Command, Endpoint, Event, PeerConfig, PeerHandle};
+use crate::command::{Command, Endpoint, Event, PeerConfig, PeerHandle, Roles};
 use crate::error::DropReason;
 use crate::framing::Framing;
 use crate::key_slot::{Cipher, DataFormat, DataKeys, Digest, DirectionKey};
@@ -181,6 +181,7 @@ impl Node {
             passtos: false,
             guard_recursion: false,
             block_ipv6: false,
+            roles: Roles::default(),
             stats: Arc::clone(&self.stats),
         }
     }

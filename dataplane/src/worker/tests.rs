@@ -21,6 +21,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::Relaxed;
 
 mod drops;
+mod group;
 mod noise;
 mod order;
 

@@ -9,12 +9,13 @@
 //! A group holds datagrams of one peer and one outer TOS, all as long as the first but the last. It is
 //! closed (sealed and queued) when the next one does not fit in, and at the end of the batch.
 
-use std::io::{self, IoSlice, Write};
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::Shared;
 use super::engine::Engine;
+use super::receive::write_one;
 use crate::cipher::Segment;
 use crate::command::{Endpoint, PeerHandle};
 use crate::error::DropReason;
@@ -54,8 +55,19 @@ pub(super) struct Stage<'a> {
     pub(super) peers: &'a mut PeerTable,
     pub(super) failures: &'a mut Failures,
     pub(super) shared: &'a mut Shared,
-    /// What was read from TUN in this batch.
+    /// Packets read from TUN: in this batch, or by another worker.
     pub(super) sources: &'a [TunMessage],
+    /// What they point into when another worker read them; the engine's TUN slab otherwise.
+    pub(super) handed_over: Option<&'a mut [u8]>,
+}
+
+impl Stage<'_> {
+    fn tun_bytes(&mut self) -> &mut [u8] {
+        match &mut self.handed_over {
+            Some(bytes) => bytes,
+            None => self.engine.tun_bytes_mut(),
+        }
+    }
 }
 
 /// Stages 3, 6 and 7.
@@ -168,7 +180,8 @@ impl Transmit {
         Ok(())
     }
 
-    /// Empties the socket's error queue and learns path MTUs from it.
+    /// Empties the socket's error queue and learns path MTUs from it. An error may end up at any
+    /// socket of a group, so the other workers hear of it too.
     pub(super) fn read_errors(&mut self, peers: &mut PeerTable, shared: &mut Shared) {
         for _ in 0..MAX_ERRORS {
             let Some((about, errno, detail)) = shared.udp.next_error() else {
@@ -181,10 +194,8 @@ impl Transmit {
             let Some(about) = about.map(|address: SocketAddr| address.ip()) else {
                 continue;
             };
-            let refuses = shared.udp.refuses_fragments();
-            if let Some(mtu) = peers.set_path_mtu(about, detail, refuses, shared.now) {
-                shared.notice(format!("the path MTU to {about} is {mtu} now"));
-            }
+            shared.handover.path_mtu(about, detail);
+            learn_path_mtu(about, detail, peers, shared);
         }
     }
 
@@ -195,7 +206,12 @@ impl Transmit {
         stage: &mut Stage<'_>,
     ) -> io::Result<Result<(), DropReason>> {
         let message = stage.sources[source];
-        let bytes = &mut stage.engine.tun_bytes_mut()[message.start..message.start + message.len];
+        let own = stage.handed_over.is_none();
+        let bytes = match &mut stage.handed_over {
+            Some(bytes) => &mut **bytes,
+            None => stage.engine.tun_bytes_mut(),
+        };
+        let bytes = &mut bytes[message.start..message.start + message.len];
         let (header, packet) = match split_header(bytes, message.vnet) {
             Some(parts) => parts,
             None => return Ok(Err(DropReason::BadOffload)),
@@ -208,6 +224,19 @@ impl Transmit {
             return Ok(Err(DropReason::NoRoute));
         };
         let config = &peer.config;
+        if !peer.halves.send {
+            // What was handed over once stays here.
+            let whole = &stage.engine.tun_bytes_mut()[message.start..][..message.len];
+            let taken = own
+                && stage
+                    .shared
+                    .handover
+                    .tun(config.roles.send, whole, message.vnet);
+            return Ok(match taken {
+                true => Ok(()),
+                false => Err(DropReason::HandoverFull),
+            });
+        }
         if config.guard_recursion
             && ip::destination(packet) == Some(config.endpoint.remote.ip().to_canonical())
         {
@@ -218,7 +247,7 @@ impl Transmit {
         };
         if config.block_ipv6 && packet.first().is_some_and(|first| first >> 4 == 6) {
             let mut answer = [0; ANSWER_LEN];
-            let written = icmp::no_route(inner(&message, stage.engine), &mut answer);
+            let written = icmp::no_route(inner(&message, stage), &mut answer);
             reply(&answer, written, stage.engine);
             return Ok(Err(DropReason::BlockedIpv6));
         }
@@ -236,7 +265,7 @@ impl Transmit {
         let stride = key.sealed_len(plan.len_of(0));
         if stride > peer.datagram_limit {
             let mtu = largest_inner(key, peer.datagram_limit);
-            answer_too_big(&message, mtu, stage.engine);
+            answer_too_big(&message, mtu, stage);
             stage
                 .shared
                 .counts
@@ -281,15 +310,14 @@ impl Transmit {
                     source: Some(source),
                 };
             }
-            let packet =
-                &stage.engine.tun_bytes_mut()[message.start + offset..][..message.len - offset];
+            let packet = &stage.tun_bytes()[message.start + offset..][..message.len - offset];
             let at = self.cursor + headroom;
             plan.write(packet, i, &mut self.slab[at..at + len]);
             inner_bytes += len;
             self.add(len, sealed);
         }
         if let Some(mtu) = hint {
-            answer_too_big(&message, mtu, stage.engine);
+            answer_too_big(&message, mtu, stage);
         }
         // What follows may fill the rest of the last group.
         self.group.max = per_send;
@@ -512,7 +540,7 @@ impl Transmit {
         }
         self.read_errors(stage.peers, stage.shared);
         let source = op.source.and_then(|index| stage.sources.get(index));
-        let Some(message) = source else {
+        let Some(&message) = source else {
             return false;
         };
         let Some(peer) = stage.peers.get(op.peer) else {
@@ -526,8 +554,16 @@ impl Transmit {
             return false;
         }
         let mtu = largest_inner(key, limit);
-        answer_too_big(message, mtu, stage.engine);
+        answer_too_big(&message, mtu, stage);
         true
+    }
+}
+
+/// Takes in a path MTU that the kernel reported.
+pub(super) fn learn_path_mtu(about: IpAddr, mtu: u32, peers: &mut PeerTable, shared: &mut Shared) {
+    let refuses = shared.udp.refuses_fragments();
+    if let Some(mtu) = peers.set_path_mtu(about, mtu, refuses, shared.now) {
+        shared.notice(format!("the path MTU to {about} is {mtu} now"));
     }
 }
 
@@ -546,17 +582,17 @@ fn largest_inner(key: &SendKey, limit: usize) -> u16 {
 }
 
 /// Tells the sender of a packet from TUN that it was too large.
-fn answer_too_big(message: &TunMessage, mtu: u16, engine: &mut Engine) {
+fn answer_too_big(message: &TunMessage, mtu: u16, stage: &mut Stage<'_>) {
     let mut answer = [0; ANSWER_LEN];
-    let written = icmp::too_big(inner(message, engine), mtu, &mut answer);
-    reply(&answer, written, engine);
+    let written = icmp::too_big(inner(message, stage), mtu, &mut answer);
+    reply(&answer, written, stage.engine);
 }
 
 /// The packet of a TUN read, without the virtio header.
-fn inner<'a>(message: &TunMessage, engine: &'a mut Engine) -> &'a [u8] {
+fn inner<'a>(message: &TunMessage, stage: &'a mut Stage<'_>) -> &'a [u8] {
     let header = if message.vnet { VnetHdr::LEN } else { 0 };
     let end = message.start + message.len;
-    &engine.tun_bytes_mut()[end.min(message.start + header)..end]
+    &stage.tun_bytes()[end.min(message.start + header)..end]
 }
 
 /// Hands the first bytes of `answer` to the TUN device, if there are to be any.
@@ -564,15 +600,6 @@ fn reply(answer: &[u8; ANSWER_LEN], written: Option<usize>, engine: &Engine) {
     let Some(len) = written else {
         return;
     };
-    let Some(tun) = engine.tun() else {
-        return;
-    };
-    let header = VnetHdr::default().to_bytes();
-    let parts = [IoSlice::new(&header), IoSlice::new(&answer[..len])];
-    let parts = match tun.has_vnet_header() {
-        true => &parts[..],
-        false => &parts[1..],
-    };
     // Best effort, like every ICMP message.
-    let _ = tun.file().write_vectored(parts);
+    let _ = write_one(engine, &answer[..len]);
 }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::*;
 use crate::framing::Framing;
 use crate::key_slot::SendKey;
+use crate::worker::handover::{Bell, Handover};
 use crate::worker::{COMMAND_QUEUE, Counts, EVENT_QUEUE, Outbox, RESERVED_EVENTS, Shared, Worker};
 
 #[test]
@@ -149,7 +150,9 @@ fn a_key_without_packet_ids_sends_what_it_can() {
         let (commands, command_queue) = crossbeam::channel::bounded(COMMAND_QUEUE);
         let (events, _events) = crossbeam::channel::bounded(EVENT_QUEUE);
         let stats = Arc::default();
+        let wake = eventfd();
         let shared = Shared {
+            handover: Handover::alone(Bell::new(Arc::clone(&wake))),
             udp: Arc::new(loopback_socket()),
             outbox: Outbox {
                 events,
@@ -161,8 +164,8 @@ fn a_key_without_packet_ids_sends_what_it_can() {
             started: Instant::now(),
             now: 0,
         };
-        let wake = eventfd();
-        let mut worker = Worker::new(shared, command_queue, &wake, io, None, Some(queue)).unwrap();
+        let mut worker =
+            Worker::new(shared, 0, command_queue, &wake, io, None, Some(queue)).unwrap();
         let node = Node::new(io, loopback_socket(), false);
         for command in [
             Command::SetPeer(PEER, Box::new(node.config(receiver.local_addr().unwrap()))),
