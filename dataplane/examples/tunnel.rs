@@ -13,6 +13,7 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use ringway_dataplane::command::{Command, Endpoint, PeerConfig, PeerHandle, Roles};
 use ringway_dataplane::error::DropReason;
@@ -49,6 +50,7 @@ fn main() -> Result<(), Failure> {
             _ => IoChoice::Auto,
         },
         cpu: cpu.parse().ok(),
+        busy_poll: Duration::ZERO,
         name: "ringway-w0".into(),
     })?;
     let stats = Arc::new(PeerStats::default());

@@ -235,10 +235,10 @@ impl KeySlots {
     /// there (protocol §7.4). Epochs belong to one key: no other key's sender may follow, or its
     /// packets would be epochs ahead of what the peer accepts.
     pub fn advance_epoch(&mut self, key_id: u8, epoch: u16) {
-        if let Some(Some(slot)) = self.slots.get_mut(usize::from(key_id)) {
-            if let Some(key) = &mut slot.send {
-                key.advance_epoch(epoch);
-            }
+        if let Some(Some(slot)) = self.slots.get_mut(usize::from(key_id))
+            && let Some(key) = &mut slot.send
+        {
+            key.advance_epoch(epoch);
         }
     }
 

@@ -125,6 +125,10 @@ impl Inbox {
         }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rx.is_empty() && self.tun.is_empty() && !self.socket_error && self.tun_lost.is_none()
+    }
+
     pub(crate) fn clear(&mut self) {
         self.rx.clear();
         self.tun.clear();

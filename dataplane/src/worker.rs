@@ -50,7 +50,7 @@ use crate::tun::{DeviceKind, TunQueue};
 use crate::udp::UdpSocket;
 
 pub use self::engine::IoChoice;
-pub use self::group::{GroupStats, Workers};
+pub use self::group::{GroupStats, WorkerOptions, Workers};
 
 /// Commands that may wait for the worker.
 const COMMAND_QUEUE: usize = 256;
@@ -84,6 +84,9 @@ pub struct WorkerConfig {
     pub tun: Option<TunQueue>,
     /// Which engine to use.
     pub io: IoChoice,
+    /// How long to look for more packets before sleeping. It keeps a CPU busy for that long after
+    /// each packet and saves the time of waking up.
+    pub busy_poll: Duration,
     /// The CPU to stay on; the scheduler's choice when `None`.
     pub cpu: Option<usize>,
     /// The thread's name, at most 15 bytes.
@@ -119,6 +122,7 @@ pub struct Worker {
     shared: Shared,
     /// Batches in a row that found nothing to do.
     fruitless: u32,
+    busy_poll: Duration,
 }
 
 /// Where the workers of a group put their events.
@@ -213,14 +217,15 @@ impl Worker {
             started: Instant::now(),
             now: 0,
         };
-        let (tun, io, cpu) = (config.tun, config.io, config.cpu);
+        let (tun, io, cpu, busy_poll) = (config.tun, config.io, config.cpu, config.busy_poll);
         let thread_wake = Arc::clone(&wake);
         let thread = std::thread::Builder::new()
             .name(config.name)
             .spawn(move || {
                 // The ring belongs to the thread that makes it, so the engine is made here.
                 match Worker::new(shared, number, command_queue, &thread_wake, io, cpu, tun) {
-                    Ok(worker) => {
+                    Ok(mut worker) => {
+                        worker.busy_poll = busy_poll;
                         let _ = started.send(Ok(worker.engine.name()));
                         worker.run()
                     }
@@ -267,6 +272,7 @@ impl Worker {
             transmit: Transmit::new(shared.udp.has_gso()),
             shared,
             fruitless: 0,
+            busy_poll: Duration::ZERO,
         };
         if let Some(notice) = notice {
             worker.shared.fall_back(notice);
@@ -311,10 +317,8 @@ impl Worker {
     /// to stop. An error is the engine's end.
     fn batch(&mut self) -> io::Result<bool> {
         self.inbox.clear();
-        let block = self.shared.handover.may_sleep();
-        let woken = self.engine.wait(block, &mut self.inbox)?;
-        self.shared.handover.awake();
-        self.pause_if_idle(woken || !block);
+        let woken = self.wait()?;
+        self.pause_if_idle(woken);
         self.tick();
         if !self.run_commands()? {
             return Ok(false);
@@ -411,6 +415,28 @@ impl Worker {
             self.transmit.packet(index, &mut stage)?;
         }
         self.transmit.flush(&mut stage)
+    }
+
+    /// Waits for something to do: by looking again and again as long as `busy_poll` says, then asleep.
+    /// Returns whether there may be commands or packets of other workers.
+    fn wait(&mut self) -> io::Result<bool> {
+        if !self.busy_poll.is_zero() {
+            let began = Instant::now();
+            loop {
+                let woken = self.engine.wait(false, &mut self.inbox)?;
+                if woken || !self.inbox.is_empty() || self.shared.handover.has_work() {
+                    return Ok(true);
+                }
+                if began.elapsed() >= self.busy_poll {
+                    break;
+                }
+                std::hint::spin_loop();
+            }
+        }
+        let block = self.shared.handover.may_sleep();
+        let woken = self.engine.wait(block, &mut self.inbox)?;
+        self.shared.handover.awake();
+        Ok(woken || !block)
     }
 
     /// Waiting that keeps finding nothing is slowed down.

@@ -16,6 +16,7 @@ use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use ringway_dataplane::command::{Command, Endpoint, PeerConfig, PeerHandle, Roles};
@@ -157,6 +158,7 @@ impl End {
             tun: Some(tun),
             io,
             cpu: None,
+            busy_poll: Duration::ZERO,
             name: "alloc".into(),
         });
         Some(End {

@@ -101,6 +101,12 @@ impl Cores {
     }
 }
 
+/// How many packet threads serve one link best: with a core for each direction two, where they would
+/// share cores with everything else one.
+pub fn workers(cores: Cores) -> usize {
+    if cores.usable >= 4 { 2 } else { 1 }
+}
+
 /// Processors that list the same siblings share a core.
 fn physical_cores(directory: &Path) -> Option<usize> {
     let cores: BTreeSet<String> = fs::read_dir(directory)

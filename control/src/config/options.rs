@@ -7,6 +7,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ringway_dataplane::framing::Framing;
 use ringway_dataplane::key_slot::{Cipher, Digest};
@@ -301,10 +302,12 @@ pub struct Options {
     // Ringway's own
     /// `ringway-io`: how packets are moved.
     pub ringway_io: IoEngine,
-    /// `ringway-workers`: packet threads; always 1 at present.
-    pub ringway_workers: u16,
+    /// `ringway-workers`: packet threads; `None` is `auto`.
+    pub ringway_workers: Option<u16>,
     /// `ringway-cpus`: CPUs the workers are pinned to, in order. Empty: not pinned.
     pub ringway_cpus: Vec<usize>,
+    /// `ringway-busy-poll`: how long a worker looks for more packets before it sleeps.
+    pub ringway_busy_poll: Duration,
 }
 
 impl Default for Options {
@@ -438,8 +441,9 @@ impl Default for Options {
             status: None,
             status_version: 1,
             ringway_io: IoEngine::Auto,
-            ringway_workers: 1,
+            ringway_workers: None,
             ringway_cpus: Vec::new(),
+            ringway_busy_poll: Duration::ZERO,
         }
     }
 }

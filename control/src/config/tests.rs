@@ -360,8 +360,12 @@ fn faults_name_place_option_and_remedy() {
             "t.conf:8: config: files are nested more than 10 deep",
         ),
         (
-            "ringway-workers 4",
-            "t.conf:8: ringway-workers: several workers are not supported yet; use 1 or auto",
+            "ringway-workers 17",
+            "t.conf:8: ringway-workers: \"17\" is not a number of workers from 1 to 16, or auto",
+        ),
+        (
+            "ringway-busy-poll soon",
+            "t.conf:8: ringway-busy-poll: \"soon\" is not a number of microseconds from 0 to 1000000",
         ),
         (
             "proto udp4\nlocal ::1",

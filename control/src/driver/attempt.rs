@@ -12,14 +12,15 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use ringway_dataplane::command::{Command, Endpoint, Event as WorkerEvent, PeerConfig, PeerHandle};
-use ringway_dataplane::error::DropReason;
-use ringway_dataplane::stats::{PeerStats, WorkerStats};
+use ringway_dataplane::command::{
+    Command, Endpoint, Event as WorkerEvent, PeerConfig, PeerHandle, Roles,
+};
+use ringway_dataplane::error::{DropReason, StartError};
+use ringway_dataplane::stats::PeerStats;
 use ringway_dataplane::udp::UdpSocket;
 use ringway_dataplane::wire::{OCC_MAGIC, PING};
-use ringway_dataplane::worker::{Worker, WorkerConfig, WorkerHandle};
+use ringway_dataplane::worker::{GroupStats, Workers};
 
-use super::interface::Interface;
 use super::keepalive::{Due, Keepalive, Sample};
 use super::remotes::Target;
 use super::{Cause, Ending, Program, report, setup};
@@ -51,12 +52,13 @@ pub(super) struct Attempt<'p> {
     /// What was configured, with what was pushed written over it.
     options: Options,
     mode: Mode,
-    udp: UdpSocket,
-    worker: WorkerHandle,
+    /// Handles on the workers' sockets; control packets leave by the first.
+    udp: Vec<UdpSocket>,
+    workers: Workers,
     tunnel: Tunnel,
     stats: Arc<PeerStats>,
     keepalive: Keepalive,
-    worker_stats: Arc<WorkerStats>,
+    worker_stats: GroupStats,
     /// Replays and forgeries that have been told of.
     warned: [u64; 2],
     next_warning: Instant,
@@ -104,16 +106,16 @@ impl<'p> Attempt<'p> {
             let remote = target.remote.map(|r| r.ip());
             program.open_interface(&options, &target.connection, remote)?;
         }
-        program.log_links(&udp, &target);
+        program.log_links(&udp[0], &target);
         let tunnel_config = program.tunnel_config(&target, mode)?;
-        let worker = start_worker(program, &udp)?;
+        let workers = start_workers(program, &udp)?;
         // Capabilities belong to threads: a worker started before the drop keeps none it needs not.
         if mode == Mode::PointToPoint && program.interface.is_some() {
             program.drop_privileges()?;
         }
-        log::info!(in Data, "packet engine: {}", worker.engine());
+        log::info!(in Data, "packet engine: {}, {} worker(s)", workers.engine(), workers.count());
         let stats = Arc::new(PeerStats::default());
-        let worker_stats = worker.stats();
+        let worker_stats = workers.stats();
         program.begin_statistics(stats.clone(), worker_stats.clone());
         Ok(Attempt {
             tunnel: Tunnel::new(tunnel_config, now, rand::random()),
@@ -126,7 +128,7 @@ impl<'p> Attempt<'p> {
             options,
             mode,
             udp,
-            worker,
+            workers,
             stats,
             negotiated: None,
             pulled: None,
@@ -176,12 +178,11 @@ impl<'p> Attempt<'p> {
             self.program.last_data = Some(last);
         }
         let Attempt {
-            program, worker, ..
+            program, workers, ..
         } = self;
-        if let Some(queue) = worker.stop()
-            && let Some(interface) = &mut program.interface
-        {
-            interface.give_back(queue);
+        let queues = workers.stop();
+        if let Some(interface) = &mut program.interface {
+            interface.give_back(queues);
         }
         ending
     }
@@ -206,7 +207,7 @@ impl<'p> Attempt<'p> {
         let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
         let mut fds = [
             PollFd::new(self.program.signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.worker.event_fd(), PollFlags::POLLIN),
+            PollFd::new(self.workers.event_fd(), PollFlags::POLLIN),
         ];
         // EINTR and the like just mean another look.
         let _ = poll(&mut fds, timeout);
@@ -230,10 +231,10 @@ impl<'p> Attempt<'p> {
     }
 
     fn take_worker_events(&mut self) {
-        self.worker.clear_event_fd();
+        self.workers.clear_event_fd();
         self.more_events = true;
         for _ in 0..EVENTS_PER_TURN {
-            let Ok(event) = self.worker.events().try_recv() else {
+            let Ok(event) = self.workers.events().try_recv() else {
                 self.more_events = false;
                 return;
             };
@@ -283,7 +284,7 @@ impl<'p> Attempt<'p> {
     fn flush_transmits(&mut self, now: Now) {
         let mut datagram = Vec::with_capacity(1500);
         while let Some(endpoint) = self.tunnel.poll_transmit(now, &mut datagram) {
-            match self.udp.send_to(&endpoint, &datagram) {
+            match self.udp[0].send_to(&endpoint, &datagram) {
                 Ok(()) => self.program.totals.add_control_write(datagram.len()),
                 Err(error) => log::notice!(in Link, "write to {}: {error}", endpoint.remote),
             }
@@ -374,7 +375,7 @@ impl<'p> Attempt<'p> {
             endpoint,
             float: connection.float,
             tx_peer_id: negotiated.peer_id,
-            rx_peer_id: None,
+            rx_peer_id: negotiated.peer_id,
             framing: negotiated.framing,
             mss_v4,
             mss_v6,
@@ -383,6 +384,7 @@ impl<'p> Attempt<'p> {
             passtos: self.options.passtos,
             guard_recursion: self.mode == Mode::Pull && !self.options.allow_recursive_routing,
             block_ipv6: self.options.block_ipv6,
+            roles: Roles::default(),
             stats: self.stats.clone(),
         };
         self.command(Command::SetPeer(PEER, Box::new(config)));
@@ -415,13 +417,13 @@ impl<'p> Attempt<'p> {
     }
 
     fn attach_interface(&mut self) {
-        if let Some(queue) = self
-            .program
-            .interface
-            .as_mut()
-            .and_then(Interface::take_queue)
-        {
-            self.command(Command::AttachTun(queue));
+        let Some(interface) = &mut self.program.interface else {
+            return;
+        };
+        let queues = interface.take_queues();
+        if let Err(error) = self.workers.attach_tun(queues) {
+            log::error!("{error}");
+            self.end(Ending::RESTART, Cause::Reason("worker-failed"));
         }
     }
 
@@ -467,8 +469,9 @@ impl<'p> Attempt<'p> {
             Instant::now(),
         );
         let bytes = |pushed: Option<u32>| pushed.filter(|n| *n > 0).map(|n| n as usize);
-        self.udp
-            .set_buffers(bytes(pulled.sndbuf), bytes(pulled.rcvbuf));
+        for socket in &self.udp {
+            socket.set_buffers(bytes(pulled.sndbuf), bytes(pulled.rcvbuf));
+        }
         self.program.note_pushed(&pulled, &self.options);
         self.reopen_if_changed(&pulled);
         let pushed = setup::pushed(&pulled);
@@ -734,7 +737,7 @@ impl<'p> Attempt<'p> {
     }
 
     fn command(&mut self, command: Command) {
-        if self.worker.send(command).is_err() {
+        if self.workers.send(command).is_err() {
             log::error!("packet worker does not answer, restarting");
             self.end(Ending::RESTART, Cause::Reason("worker-failed"));
         }
@@ -749,17 +752,19 @@ fn log_recovery(last_data: Option<Instant>) {
     }
 }
 
-fn start_worker(program: &mut Program, udp: &UdpSocket) -> Result<WorkerHandle, Ending> {
-    let config = WorkerConfig {
-        udp: udp
-            .try_clone()
-            .map_err(|e| Ending::fatal(format!("cannot share the socket: {e}")))?,
-        tun: program.interface.as_mut().and_then(Interface::take_queue),
-        io: setup::io_choice(&program.options),
-        cpu: program.options.ringway_cpus.first().copied(),
-        name: "ringway-w0".to_owned(),
-    };
-    Worker::start(config).map_err(|e| Ending::fatal(e.to_string()))
+fn start_workers(program: &mut Program, udp: &[UdpSocket]) -> Result<Workers, Ending> {
+    let fatal = |error: StartError| Ending::fatal(error.to_string());
+    let sockets = udp
+        .iter()
+        .map(UdpSocket::try_clone)
+        .collect::<Result<_, _>>()
+        .map_err(|e| Ending::fatal(format!("cannot share the socket: {e}")))?;
+    let options = &program.options;
+    let mut workers = Workers::start(sockets, &setup::worker_options(options)).map_err(fatal)?;
+    if let Some(interface) = &mut program.interface {
+        workers.attach_tun(interface.take_queues()).map_err(fatal)?;
+    }
+    Ok(workers)
 }
 
 fn now() -> Now {

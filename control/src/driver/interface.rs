@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 
 use ringway_dataplane::tun::{DeviceKind, TunConfig, TunDevice, TunQueue};
 
+use ringway_dataplane::worker::Workers;
 use ringway_tuning::Limits;
 
 use super::setup;
@@ -26,13 +27,27 @@ use crate::log;
 pub(super) struct Interface {
     name: String,
     ifindex: u32,
-    queue: Option<TunQueue>,
+    queues: Vec<TunQueue>,
     routes: RouteManager,
     addresses: Vec<Address>,
     mtu: u32,
     routes_added: bool,
-    /// A second handle on the device, where `user` or `chroot` will keep it from being opened again.
-    reserve: Option<TunQueue>,
+    /// Second handles on the queues, where `user` or `chroot` will keep the device from being opened
+    /// again.
+    reserve: Vec<TunQueue>,
+}
+
+/// A device that exists may have been made for a single queue; then one is what there is.
+fn open_device(mut config: TunConfig) -> Result<TunDevice, String> {
+    let opened = TunDevice::open(&config);
+    if opened.is_err() && config.queues > 1 {
+        config.queues = 1;
+        if let Ok(device) = TunDevice::open(&config) {
+            log::warn!(in Tun, "{} was made for one queue (without multi_queue); one worker reads it", device.name);
+            return Ok(device);
+        }
+    }
+    opened.map_err(|e| e.to_string())
 }
 
 #[derive(Clone, Copy)]
@@ -52,21 +67,25 @@ impl Interface {
         env: &mut ScriptEnv,
         kept: Option<TunDevice>,
     ) -> Result<Self, String> {
-        let mut device = match kept {
+        let device = match kept {
             Some(device) => device,
             None => {
                 let mut config = TunConfig::new(options.dev.clone());
                 config.kind = DeviceKind::Tun;
                 config.node.clone_from(&options.dev_node);
-                TunDevice::open(&config).map_err(|e| e.to_string())?
+                config.queues = Workers::queues(setup::workers(options));
+                open_device(config)?
             }
         };
         log::notice!(in Tun, "TUN/TAP device {} opened", device.name);
         let drops = options.user.is_some() || options.chroot.is_some();
-        let reserve = match device.queues.first().filter(|_| drops) {
-            Some(queue) => Some(queue.try_clone().map_err(|e| e.to_string())?),
-            None => None,
-        };
+        let reserve = device
+            .queues
+            .iter()
+            .filter(|_| drops)
+            .map(TunQueue::try_clone)
+            .collect::<Result<_, _>>()
+            .map_err(|e| e.to_string())?;
         let mut netlink = Netlink::open().map_err(|e| e.to_string())?;
         let mtu = u32::from(connection.tun_mtu);
         let queue_length = options
@@ -84,7 +103,7 @@ impl Interface {
         let mut interface = Interface {
             name: device.name.clone(),
             ifindex: device.ifindex,
-            queue: device.queues.pop(),
+            queues: device.queues,
             routes: RouteManager::new(netlink),
             addresses: Vec::new(),
             mtu,
@@ -117,14 +136,14 @@ impl Interface {
         self.warn_run(options, command, hook, true, env);
     }
 
-    /// The queue, for the worker.
-    pub(super) fn take_queue(&mut self) -> Option<TunQueue> {
-        self.queue.take()
+    /// The queues, for the workers.
+    pub(super) fn take_queues(&mut self) -> Vec<TunQueue> {
+        std::mem::take(&mut self.queues)
     }
 
-    /// The queue comes back from a worker that stopped.
-    pub(super) fn give_back(&mut self, queue: TunQueue) {
-        self.queue = Some(queue);
+    /// The queues come back from workers that stopped.
+    pub(super) fn give_back(&mut self, queues: Vec<TunQueue>) {
+        self.queues = queues;
     }
 
     /// Adds every route and runs `route-up`, once per opened device; how many routes could not be
@@ -170,14 +189,14 @@ impl Interface {
         }
         self.del_addresses();
         log::notice!(in Tun, "Closing TUN/TAP interface {}", self.name);
-        self.queue = None;
+        self.queues.clear();
         if !options.down_pre {
             self.warn_run(options, options.down.as_ref(), Hook::Down, false, env);
         }
-        self.reserve.take().map(|queue| TunDevice {
+        (!self.reserve.is_empty()).then(|| TunDevice {
             name: self.name.clone(),
             ifindex: self.ifindex,
-            queues: vec![queue],
+            queues: std::mem::take(&mut self.reserve),
         })
     }
 

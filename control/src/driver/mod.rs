@@ -25,9 +25,10 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ringway_dataplane::command::Endpoint;
-use ringway_dataplane::stats::{PeerStats, WorkerStats};
+use ringway_dataplane::stats::PeerStats;
 use ringway_dataplane::tun::TunDevice;
 use ringway_dataplane::udp::UdpSocket;
+use ringway_dataplane::worker::GroupStats;
 use sd_notify::NotifyState;
 
 use attempt::Attempt;
@@ -554,8 +555,8 @@ impl Program {
         }
     }
 
-    fn begin_statistics(&mut self, peer: Arc<PeerStats>, worker: Arc<WorkerStats>) {
-        self.totals.attach(peer, worker);
+    fn begin_statistics(&mut self, peer: Arc<PeerStats>, workers: GroupStats) {
+        self.totals.attach(peer, workers);
     }
 
     fn end_statistics(&mut self) {

@@ -4,10 +4,12 @@ use std::fs;
 use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use ringway_dataplane::error::DropReason;
 use ringway_dataplane::stats::{PeerStats, WorkerStats};
+use ringway_dataplane::worker::GroupStats;
 
 use crate::log;
 use crate::proto::tunnel::Counters;
@@ -26,12 +28,12 @@ struct Bytes {
 pub(super) struct Totals {
     /// Ended attempts, and the control packets of all.
     ended: Bytes,
-    live: Option<(Arc<PeerStats>, Arc<WorkerStats>)>,
+    live: Option<(Arc<PeerStats>, GroupStats)>,
 }
 
 impl Totals {
-    pub(super) fn attach(&mut self, peer: Arc<PeerStats>, worker: Arc<WorkerStats>) {
-        self.live = Some((peer, worker));
+    pub(super) fn attach(&mut self, peer: Arc<PeerStats>, workers: GroupStats) {
+        self.live = Some((peer, workers));
     }
 
     pub(super) fn detach(&mut self) {
@@ -80,24 +82,26 @@ pub(super) fn log_statistics(totals: &Totals, control: &Counters) {
     for (name, value) in totals.rows() {
         log::notice!("{name},{value}");
     }
-    if let Some((peer, worker)) = &totals.live {
+    if let Some((peer, workers)) = &totals.live {
         log::notice!("data packets read,{}", peer.wire_rx_packets.load(Relaxed));
         log::notice!(
             "data packets written,{}",
             peer.wire_tx_packets.load(Relaxed)
         );
-        for (name, counter) in [
-            ("udp receive calls", &worker.udp_rx_calls),
-            ("udp send calls", &worker.udp_tx_calls),
-            ("tun read calls", &worker.tun_rx_calls),
-            ("tun write calls", &worker.tun_tx_calls),
-            ("batches", &worker.batches),
-            ("fallbacks", &worker.fallbacks),
-        ] {
-            log::notice!("{name},{}", counter.load(Relaxed));
+        type Counter = fn(&WorkerStats) -> &AtomicU64;
+        let counters: [(&str, Counter); 6] = [
+            ("udp receive calls", |worker| &worker.udp_rx_calls),
+            ("udp send calls", |worker| &worker.udp_tx_calls),
+            ("tun read calls", |worker| &worker.tun_rx_calls),
+            ("tun write calls", |worker| &worker.tun_tx_calls),
+            ("batches", |worker| &worker.batches),
+            ("fallbacks", |worker| &worker.fallbacks),
+        ];
+        for (name, counter) in counters {
+            log::notice!("{name},{}", workers.sum(counter));
         }
         for reason in DropReason::ALL {
-            log::notice!("drop {},{}", reason.name(), worker.drops(reason));
+            log::notice!("drop {},{}", reason.name(), workers.drops(reason));
         }
     }
     for (name, value) in control.rows() {
@@ -185,9 +189,9 @@ mod tests {
         let mut totals = Totals::default();
         let peer = Arc::new(PeerStats::default());
         peer.tun_rx_bytes.store(5, Relaxed);
-        totals.attach(peer.clone(), Arc::default());
+        totals.attach(peer.clone(), GroupStats::default());
         totals.detach();
-        totals.attach(peer, Arc::default());
+        totals.attach(peer, GroupStats::default());
         assert_eq!(totals.rows()[0], ("TUN/TAP read bytes", 10));
         totals.add_control_write(7);
         assert_eq!(totals.rows()[3], ("TCP/UDP write bytes", 7));

@@ -6,8 +6,9 @@ use std::time::Duration;
 use ringway_dataplane::framing::Framing;
 use ringway_dataplane::key_slot::DataFormat;
 use ringway_dataplane::udp::{Family as UdpFamily, MtuDiscovery, UdpConfig, UdpSocket};
-use ringway_dataplane::worker::IoChoice;
+use ringway_dataplane::worker::{IoChoice, WorkerOptions};
 use ringway_tuning::Limits;
+use ringway_tuning::cpu::Cores;
 
 use super::keepalive::KeepaliveConfig;
 use super::remotes::Target;
@@ -64,14 +65,15 @@ pub(super) fn udp_config(options: &Options, target: &Target, local: Option<IpAdd
     config
 }
 
-/// Opens the socket. Where the system has no IPv6, one for both families becomes one for IPv4.
+/// Opens a socket for each worker. Where the system has no IPv6, one for both families becomes one for IPv4.
 pub(super) fn open_udp(
     options: &Options,
     target: &Target,
     local: Option<IpAddr>,
-) -> Result<UdpSocket, String> {
+) -> Result<Vec<UdpSocket>, String> {
     let mut config = udp_config(options, target, local);
-    let first = UdpSocket::open(&config);
+    let workers = workers(options);
+    let first = UdpSocket::open_group(&config, workers);
     let either = target.remote.is_none()
         && local.is_none()
         && target.connection.family == Family::Any
@@ -79,17 +81,28 @@ pub(super) fn open_udp(
     if first.is_err() && either {
         config.family = UdpFamily::V4;
         // The same fault again is the one to tell: a port in use, say.
-        return UdpSocket::open(&config).map_err(|e| e.to_string());
+        return UdpSocket::open_group(&config, workers).map_err(|e| e.to_string());
     }
     first.map_err(|e| e.to_string())
 }
 
+/// How many threads move packets.
+pub(super) fn workers(options: &Options) -> usize {
+    options
+        .ringway_workers
+        .map_or_else(|| ringway_tuning::cpu::workers(Cores::count()), usize::from)
+}
+
 /// How packets are moved.
-pub(super) fn io_choice(options: &Options) -> IoChoice {
-    match options.ringway_io {
-        IoEngine::Auto => IoChoice::Auto,
-        IoEngine::Uring => IoChoice::Uring,
-        IoEngine::Syscalls => IoChoice::Syscalls,
+pub(super) fn worker_options(options: &Options) -> WorkerOptions {
+    WorkerOptions {
+        io: match options.ringway_io {
+            IoEngine::Auto => IoChoice::Auto,
+            IoEngine::Uring => IoChoice::Uring,
+            IoEngine::Syscalls => IoChoice::Syscalls,
+        },
+        cpus: options.ringway_cpus.clone(),
+        busy_poll: options.ringway_busy_poll,
     }
 }
 

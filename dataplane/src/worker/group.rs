@@ -34,6 +34,17 @@ use crate::wire;
 /// How long a worker may take to give a queue up.
 const DETACH_LIMIT: Duration = Duration::from_secs(1);
 
+/// How the workers of a group run.
+#[derive(Clone, Debug, Default)]
+pub struct WorkerOptions {
+    /// Which engine to use.
+    pub io: IoChoice,
+    /// CPUs to stay on, used in turn; the scheduler's choice when there are none.
+    pub cpus: Vec<usize>,
+    /// As [`WorkerConfig::busy_poll`].
+    pub busy_poll: Duration,
+}
+
 /// Workers that share a port and a device. Dropping it stops them and waits for their end.
 #[derive(Debug)]
 pub struct Workers {
@@ -50,16 +61,12 @@ impl Workers {
         if workers <= 2 { 1 } else { workers }
     }
 
-    /// Starts one worker for each socket of a group (see [`UdpSocket::open_group`]), each on its CPU
-    /// of `cpus`, which are used in turn; the scheduler's choice when there are none.
+    /// Starts one worker for each socket of a group (see [`UdpSocket::open_group`]).
     ///
     /// # Errors
     /// As [`Worker::start`].
-    pub fn start(
-        sockets: Vec<UdpSocket>,
-        io: IoChoice,
-        cpus: &[usize],
-    ) -> Result<Self, StartError> {
+    pub fn start(sockets: Vec<UdpSocket>, options: &WorkerOptions) -> Result<Self, StartError> {
+        let cpus = &options.cpus;
         let events = EventQueue::new()?;
         let wakes = sockets
             .iter()
@@ -77,7 +84,8 @@ impl Workers {
             let config = WorkerConfig {
                 udp,
                 tun: None,
-                io,
+                io: options.io,
+                busy_poll: options.busy_poll,
                 cpu: cpus.get(number % cpus.len().max(1)).copied(),
                 name: format!("ringway-w{number}"),
             };
@@ -280,7 +288,7 @@ impl Workers {
 }
 
 /// The counters of several workers, added up.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct GroupStats(Vec<Arc<WorkerStats>>);
 
 impl GroupStats {

@@ -249,6 +249,11 @@ impl Handover {
         }
     }
 
+    /// Whether a batch is waiting for this worker.
+    pub(super) fn has_work(&self) -> bool {
+        self.incoming.iter().any(|lane| !lane.full.is_empty())
+    }
+
     /// Says that this worker is about to sleep. False when something is waiting for it, so that it
     /// must not.
     pub(super) fn may_sleep(&self) -> bool {
@@ -257,7 +262,7 @@ impl Handover {
         }
         self.bell.asleep.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        let idle = self.incoming.iter().all(|lane| lane.full.is_empty());
+        let idle = !self.has_work();
         if !idle {
             self.awake();
         }

@@ -59,6 +59,7 @@ pub(crate) fn engines() -> Vec<IoChoice> {
         tun: None,
         io: IoChoice::Uring,
         cpu: None,
+        busy_poll: Duration::ZERO,
         name: "probe".into(),
     };
     match Worker::start(config) {
@@ -156,6 +157,7 @@ impl Node {
             tun: Some(queue),
             io,
             cpu: None,
+            busy_poll: Duration::ZERO,
             name: "test".into(),
         })
         .unwrap();

@@ -338,6 +338,7 @@ pub const DIRECTIVES: &[Directive] = &[
     ),
     yes("replay-window", 0, 2, GENERAL),
     yes("resolv-retry", 1, 1, GENERAL),
+    yes("ringway-busy-poll", 1, 1, GENERAL),
     yes("ringway-cpus", 1, 1, GENERAL),
     yes("ringway-io", 1, 1, GENERAL),
     yes("ringway-workers", 1, 1, GENERAL),

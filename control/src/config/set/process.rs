@@ -1,5 +1,7 @@
 //! Options of scripts, the process, logs, and Ringway's own.
 
+use std::time::Duration;
+
 use crate::config::draft::{Draft, Given};
 use crate::config::lexer;
 use crate::config::options::{IoEngine, LogFile, Script, StatusFile};
@@ -104,6 +106,12 @@ fn set_logs(draft: &mut Draft, given: &mut Given<'_>) -> Result<bool, String> {
     Ok(true)
 }
 
+/// With the control thread and its helpers the stock systemd unit's 20 tasks suffice.
+const MAX_WORKERS: u16 = 16;
+
+/// Longest time a worker may look for packets before it sleeps.
+const MAX_BUSY_POLL: u64 = 1_000_000;
+
 fn set_ringway(draft: &mut Draft, given: &mut Given<'_>) -> Result<bool, String> {
     let options = &mut draft.options;
     match given.name {
@@ -115,13 +123,30 @@ fn set_ringway(draft: &mut Draft, given: &mut Given<'_>) -> Result<bool, String>
             ];
             options.ringway_io = choice(given.arg(0), &words)?;
         }
-        "ringway-workers" => match given.arg(0) {
-            "auto" | "1" => options.ringway_workers = 1,
-            other if other.parse::<u16>().is_ok_and(|workers| workers > 1) => {
-                return Err("several workers are not supported yet; use 1 or auto".to_owned());
-            }
-            other => return Err(format!("\"{other}\" is not a number of workers, or auto")),
-        },
+        "ringway-workers" => {
+            options.ringway_workers = match given.arg(0) {
+                "auto" => None,
+                other => match other.parse() {
+                    Ok(workers @ 1..=MAX_WORKERS) => Some(workers),
+                    _ => {
+                        return Err(format!(
+                            "\"{other}\" is not a number of workers from 1 to {MAX_WORKERS}, or auto"
+                        ));
+                    }
+                },
+            };
+        }
+        "ringway-busy-poll" => {
+            options.ringway_busy_poll = match given.arg(0).parse() {
+                Ok(micros @ 0..=MAX_BUSY_POLL) => Duration::from_micros(micros),
+                _ => {
+                    return Err(format!(
+                        "\"{}\" is not a number of microseconds from 0 to {MAX_BUSY_POLL}",
+                        given.arg(0)
+                    ));
+                }
+            };
+        }
         "ringway-cpus" => options.ringway_cpus = cpus(given.arg(0))?,
         _ => return Ok(false),
     }

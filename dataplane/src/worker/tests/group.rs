@@ -11,7 +11,7 @@ use crate::command::PeerConfig;
 use crate::framing::Framing;
 use crate::key_slot::{DataFormat, DataKeys, SendKey};
 use crate::stats::PeerStats;
-use crate::worker::Workers;
+use crate::worker::{WorkerOptions, Workers};
 
 /// A group with a stand-in device of one queue for each worker that reads.
 struct Group {
@@ -25,7 +25,14 @@ impl Group {
     fn new(io: IoChoice, count: usize) -> Group {
         let sockets = UdpSocket::open_group(&loopback_config(), count).unwrap();
         let address = sockets[0].local_addr().unwrap();
-        let mut workers = Workers::start(sockets, io, &[]).unwrap();
+        let mut workers = Workers::start(
+            sockets,
+            &WorkerOptions {
+                io,
+                ..WorkerOptions::default()
+            },
+        )
+        .unwrap();
         let (mut queues, tuns): (Vec<_>, Vec<_>) =
             (0..count.max(2) - 1).map(|_| FakeTun::new(false)).unzip();
         if count > 2 {
