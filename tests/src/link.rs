@@ -140,6 +140,18 @@ impl LinkSpec {
         self
     }
 
+    /// Adds one line to the file of each end that is Ringway.
+    #[must_use]
+    pub fn ringway_line(mut self, line: &str) -> Self {
+        if self.client == Peer::Ringway {
+            self.client_lines.push(line.to_owned());
+        }
+        if self.server == Peer::Ringway {
+            self.server_lines.push(line.to_owned());
+        }
+        self
+    }
+
     /// One line naming every choice.
     #[must_use]
     pub fn title(&self) -> String {

@@ -1,6 +1,7 @@
 //! Every role, wrap, cipher and outside family, each carrying everything an interface carries.
 //!
-//! A plain run covers each value at least once; `RINGWAY_LAB_FULL=1` runs every combination.
+//! A plain run covers each value at least once; `RINGWAY_LAB_FULL=1` runs every combination. Engine
+//! and number of workers go round.
 
 use anyhow::{Context as _, Result};
 use ringway_lab::certs::KeyKind;
@@ -25,30 +26,35 @@ enum Roles {
     Both,
 }
 
+/// How Ringway moves packets: engine and number of workers.
+const VARIANTS: [(&str, u16); 4] = [("uring", 1), ("syscalls", 2), ("uring", 2), ("syscalls", 1)];
+
 macro_rules! cases {
-    ($($name:ident: $roles:ident, $wrap:ident, $cipher:ident, $outside:ident, $keys:ident;)*) => {
+    ($($name:ident: $roles:ident, $wrap:ident, $cipher:ident, $outside:ident, $keys:ident,
+       $engine:literal $workers:literal;)*) => {
         $(#[test]
         fn $name() -> Result<()> {
             if !ready(stringify!($name)) {
                 return Ok(());
             }
-            case(Roles::$roles, $wrap, $cipher, $outside, KeyKind::$keys)
+            let variant = ($engine, $workers);
+            case(Roles::$roles, $wrap, $cipher, $outside, KeyKind::$keys, variant)
         })*
     };
 }
 
 cases! {
-    tls_server_plain_gcm_v4: TlsServer, Plain, Aes256Gcm, V4, EcdsaP256;
-    tls_server_auth_chacha_v6: TlsServer, TlsAuth, ChaCha20Poly1305, V6, Rsa2048;
-    tls_server_crypt_cbc128_v4: TlsServer, TlsCrypt, Aes128CbcSha1, V4, EcdsaP256;
-    tls_client_auth_gcm_v6: TlsClient, TlsAuth, Aes256Gcm, V6, EcdsaP256;
-    tls_client_plain_cbc256_v4: TlsClient, Plain, Aes256CbcSha256, V4, Rsa2048;
-    tls_client_crypt_chacha_v4: TlsClient, TlsCrypt, ChaCha20Poly1305, V4, EcdsaP256;
-    pull_crypt_v2_gcm_v4: PullClient, TlsCryptV2, Aes256Gcm, V4, Rsa2048;
-    pull_crypt_cbc256_v6: PullClient, TlsCrypt, Aes256CbcSha256, V6, EcdsaP256;
-    pull_plain_cbc128_v4: PullClient, Plain, Aes128CbcSha1, V4, EcdsaP256;
-    both_crypt_gcm_v6: Both, TlsCrypt, Aes256Gcm, V6, EcdsaP256;
-    both_auth_cbc256_v4: Both, TlsAuth, Aes256CbcSha256, V4, EcdsaP256;
+    tls_server_plain_gcm_v4: TlsServer, Plain, Aes256Gcm, V4, EcdsaP256, "uring" 1;
+    tls_server_auth_chacha_v6: TlsServer, TlsAuth, ChaCha20Poly1305, V6, Rsa2048, "syscalls" 2;
+    tls_server_crypt_cbc128_v4: TlsServer, TlsCrypt, Aes128CbcSha1, V4, EcdsaP256, "uring" 2;
+    tls_client_auth_gcm_v6: TlsClient, TlsAuth, Aes256Gcm, V6, EcdsaP256, "uring" 2;
+    tls_client_plain_cbc256_v4: TlsClient, Plain, Aes256CbcSha256, V4, Rsa2048, "syscalls" 1;
+    tls_client_crypt_chacha_v4: TlsClient, TlsCrypt, ChaCha20Poly1305, V4, EcdsaP256, "syscalls" 2;
+    pull_crypt_v2_gcm_v4: PullClient, TlsCryptV2, Aes256Gcm, V4, Rsa2048, "uring" 2;
+    pull_crypt_cbc256_v6: PullClient, TlsCrypt, Aes256CbcSha256, V6, EcdsaP256, "syscalls" 2;
+    pull_plain_cbc128_v4: PullClient, Plain, Aes128CbcSha1, V4, EcdsaP256, "uring" 1;
+    both_crypt_gcm_v6: Both, TlsCrypt, Aes256Gcm, V6, EcdsaP256, "uring" 3;
+    both_auth_cbc256_v4: Both, TlsAuth, Aes256CbcSha256, V4, EcdsaP256, "uring" 2;
 }
 
 #[test]
@@ -70,8 +76,11 @@ fn every_combination() -> Result<()> {
             }
             for cipher in [Aes256Gcm, ChaCha20Poly1305, Aes256CbcSha256, Aes128CbcSha1] {
                 for outside in [V4, V6] {
+                    // Every second round of four starts one further, so that all ciphers meet all.
+                    let variant = VARIANTS[(count + count / 8) % VARIANTS.len()];
                     count += 1;
-                    if let Err(error) = case(roles, wrap, cipher, outside, KeyKind::EcdsaP256) {
+                    let keys = KeyKind::EcdsaP256;
+                    if let Err(error) = case(roles, wrap, cipher, outside, keys, variant) {
                         note(&format!("FAILED: {error:#}"));
                         failed.push(format!("{roles:?} {wrap:?} {cipher:?} {outside:?}"));
                     }
@@ -84,7 +93,14 @@ fn every_combination() -> Result<()> {
     Ok(())
 }
 
-fn case(roles: Roles, wrap: Wrap, cipher: Cipher, outside: Outside, keys: KeyKind) -> Result<()> {
+fn case(
+    roles: Roles,
+    wrap: Wrap,
+    cipher: Cipher,
+    outside: Outside,
+    keys: KeyKind,
+    variant: (&str, u16),
+) -> Result<()> {
     let start = std::time::Instant::now();
     let subject = Peer::subject();
     let (client, server, mode) = match roles {
@@ -100,7 +116,9 @@ fn case(roles: Roles, wrap: Wrap, cipher: Cipher, outside: Outside, keys: KeyKin
         outside,
         keys,
         ..LinkSpec::new(client, server)
-    };
+    }
+    .ringway_line(&format!("ringway-io {}", variant.0))
+    .ringway_line(&format!("ringway-workers {}", variant.1));
     let mut link = spec.start()?;
     let up = start.elapsed();
     link.check(|link| traffic::everything(link, 4 << 20))?;
@@ -118,8 +136,10 @@ fn case(roles: Roles, wrap: Wrap, cipher: Cipher, outside: Outside, keys: KeyKin
         link.stop().context("stopping")
     })?;
     note(&format!(
-        "{}: up after {:.1} s, all in {:.1} s",
+        "{}, {} with {} worker(s): up after {:.1} s, all in {:.1} s",
         spec.title(),
+        variant.0,
+        variant.1,
         up.as_secs_f64(),
         start.elapsed().as_secs_f64()
     ));
