@@ -9,19 +9,22 @@
 //! reaches nobody who could not have sealed the packet. With `auth none` there is no such
 //! protection, in this format or any other.
 //!
-//! Both algorithms are serial inside one packet. A batch is sealed in two passes, first everything
-//! but the cryptography and then the cryptography, so that a back end working on several packets
-//! at once can take the second one.
+//! Both algorithms are serial inside one packet. A batch is therefore sealed in two passes, first
+//! everything but the cryptography and then the cryptography of all its packets, which [`multi`]
+//! does at once where it can; the HMACs of received packets are made so before any is opened.
 
 use std::ops::Range;
 
+use arrayvec::ArrayVec;
 use aws_lc_rs::cipher::{
     AES_128, AES_192, AES_256, DecryptingKey, DecryptionContext, EncryptingKey, EncryptionContext,
     UnboundCipherKey,
 };
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::iv::FixedLength;
 use aws_lc_rs::{hmac, rand};
 
+use super::multi::{self, MAC_MAX, Tier};
 use super::{Segment, hmac_key, read_u32, unusable};
 use crate::error::{DropReason, StartError};
 use crate::key_slot::{Cipher, Digest, DirectionKey};
@@ -32,8 +35,8 @@ use crate::wire::DataHeader;
 const BLOCK: usize = 16;
 const ID_LEN: usize = 4;
 
-/// Random IVs are drawn for up to this many packets in one call.
-const IVS: usize = 128;
+/// Packets whose IVs are drawn, and whose cryptography is done, at once.
+pub(crate) const BATCH: usize = 128;
 
 /// Bytes this format puts between the header and the payload.
 pub(crate) fn front(digest: Digest) -> usize {
@@ -48,12 +51,31 @@ pub(crate) fn ciphertext_len(payload_len: usize) -> usize {
 }
 
 pub(crate) struct Sealer {
-    cipher: EncryptingKey,
-    hmac: Option<hmac::Key>,
+    cipher: Encrypter,
+    hmac: Signer,
     mac_len: usize,
     pub(crate) ids: PacketIds,
     #[cfg(test)]
     pub(crate) fixed_iv: Option<[u8; BLOCK]>,
+}
+
+#[expect(
+    clippy::large_enum_variant,
+    reason = "part of a key, of which there are few; a pointer would cost the hot path"
+)]
+enum Encrypter {
+    Batch(multi::Encrypt),
+    Single(EncryptingKey),
+}
+
+#[expect(
+    clippy::large_enum_variant,
+    reason = "part of a key, of which there are few; a pointer would cost the hot path"
+)]
+enum Signer {
+    None,
+    Batch(multi::Hmac),
+    Single(hmac::Key),
 }
 
 impl Sealer {
@@ -62,9 +84,33 @@ impl Sealer {
         digest: Digest,
         slots: &DirectionKey,
     ) -> Result<Self, StartError> {
+        Sealer::with_tier(cipher, digest, slots, multi::tier())
+    }
+
+    fn with_tier(
+        cipher: Cipher,
+        digest: Digest,
+        slots: &DirectionKey,
+        tier: Option<Tier>,
+    ) -> Result<Self, StartError> {
+        let single = unbound(cipher, slots)?;
         Ok(Sealer {
-            cipher: EncryptingKey::cbc(unbound(cipher, slots)?).map_err(|_| unusable(cipher))?,
-            hmac: hmac_key(digest, &slots.hmac),
+            cipher: match tier {
+                Some(tier) => {
+                    Encrypter::Batch(multi::Encrypt::new(tier, &slots.cipher[..cipher.key_len()]))
+                }
+                None => {
+                    Encrypter::Single(EncryptingKey::cbc(single).map_err(|_| unusable(cipher))?)
+                }
+            },
+            hmac: match (
+                batch_hmac(tier, digest, slots),
+                hmac_key(digest, &slots.hmac),
+            ) {
+                (Some(key), _) => Signer::Batch(key),
+                (None, Some(key)) => Signer::Single(key),
+                (None, None) => Signer::None,
+            },
             mac_len: digest.len(),
             ids: PacketIds::short(),
             #[cfg(test)]
@@ -81,7 +127,7 @@ impl Sealer {
         segments: &[Segment],
     ) -> usize {
         let mut sealed = 0;
-        for batch in segments.chunks(IVS) {
+        for batch in segments.chunks(BATCH) {
             let prepared = self.prepare(header, added, buf, batch);
             let done = self.encrypt(header.len(), added, buf, &batch[..prepared]);
             sealed += done;
@@ -102,7 +148,7 @@ impl Sealer {
     ) -> usize {
         let iv_at = header.len() + self.mac_len;
         let id_at = iv_at + BLOCK;
-        let mut ivs = [[0; BLOCK]; IVS];
+        let mut ivs = [[0; BLOCK]; BATCH];
         let ids = self.ids.reserve(segments.len());
         let count = (ids.end - ids.start) as usize;
         if rand::fill(ivs[..count].as_flattened_mut()).is_err() {
@@ -129,34 +175,69 @@ impl Sealer {
     /// Second pass: encrypts and signs. Returns how many.
     fn encrypt(&self, mac_at: usize, added: usize, buf: &mut [u8], segments: &[Segment]) -> usize {
         let iv_at = mac_at + self.mac_len;
-        let mut sealed = 0;
-        for segment in segments {
-            let end = iv_at + BLOCK + ciphertext_len(segment.len + added);
-            let datagram = &mut buf[segment.start..segment.start + end];
-            let (front, signed) = datagram.split_at_mut(iv_at);
-            let (iv, text) = signed.split_at_mut(BLOCK);
-            let context = EncryptionContext::Iv128(fixed(iv));
-            if self.cipher.less_safe_encrypt(text, context).is_err() {
-                break;
+        // What is signed: the IV, and the ciphertext behind it.
+        let texts: ArrayVec<Segment, BATCH> = segments
+            .iter()
+            .map(|segment| Segment {
+                start: segment.start + iv_at,
+                len: BLOCK + ciphertext_len(segment.len + added),
+            })
+            .collect();
+        let encrypted = match &self.cipher {
+            Encrypter::Batch(key) => {
+                key.encrypt(buf, &texts);
+                texts.len()
             }
-            if let Some(key) = &self.hmac
-                && hmac::sign_to_buffer(key, signed, &mut front[mac_at..]).is_err()
-            {
-                break;
+            Encrypter::Single(key) => count_ok(&texts, |text| {
+                let (iv, text) = buf[text.start..][..text.len].split_at_mut(BLOCK);
+                let context = EncryptionContext::Iv128(fixed(iv));
+                key.less_safe_encrypt(text, context).map(|_| ())
+            }),
+        };
+        let texts = &texts[..encrypted];
+        match &self.hmac {
+            Signer::None => encrypted,
+            Signer::Batch(key) => {
+                let mut macs = [[0; MAC_MAX]; BATCH];
+                key.sign(buf, texts, &mut macs);
+                for (text, mac) in texts.iter().zip(&macs) {
+                    buf[text.start - self.mac_len..text.start]
+                        .copy_from_slice(&mac[..self.mac_len]);
+                }
+                encrypted
             }
-            sealed += 1;
+            Signer::Single(key) => count_ok(texts, |text| {
+                let (front, signed) = buf[..text.start + text.len].split_at_mut(text.start);
+                let mac_at = text.start - self.mac_len;
+                hmac::sign_to_buffer(key, signed, &mut front[mac_at..]).map(|_| ())
+            }),
         }
-        sealed
     }
 }
 
+/// How many there are before the first with which something goes wrong.
+fn count_ok<E>(texts: &[Segment], mut work: impl FnMut(&Segment) -> Result<(), E>) -> usize {
+    texts.iter().take_while(|text| work(text).is_ok()).count()
+}
+
 pub(crate) struct Opener {
-    cipher: DecryptingKey,
+    cipher: Decrypter,
     hmac: Option<hmac::Key>,
+    /// Makes the HMACs of a batch, of which `hmac` makes one.
+    batch_hmac: Option<multi::Hmac>,
     mac_len: usize,
     replay: ReplayWindow,
     packets: u64,
     failures: u64,
+}
+
+#[expect(
+    clippy::large_enum_variant,
+    reason = "part of a key, of which there are few; a pointer would cost the hot path"
+)]
+enum Decrypter {
+    Wide(multi::Decrypt),
+    AwsLc(DecryptingKey),
 }
 
 impl Opener {
@@ -166,9 +247,25 @@ impl Opener {
         slots: &DirectionKey,
         replay: ReplayWindow,
     ) -> Result<Self, StartError> {
+        Opener::with_tier(cipher, digest, slots, replay, multi::tier())
+    }
+
+    fn with_tier(
+        cipher: Cipher,
+        digest: Digest,
+        slots: &DirectionKey,
+        replay: ReplayWindow,
+        tier: Option<Tier>,
+    ) -> Result<Self, StartError> {
+        let aws_lc = unbound(cipher, slots)?;
+        let key = &slots.cipher[..cipher.key_len()];
         Ok(Opener {
-            cipher: DecryptingKey::cbc(unbound(cipher, slots)?).map_err(|_| unusable(cipher))?,
+            cipher: match tier.and_then(|tier| multi::Decrypt::new(tier, key)) {
+                Some(key) => Decrypter::Wide(key),
+                None => Decrypter::AwsLc(DecryptingKey::cbc(aws_lc).map_err(|_| unusable(cipher))?),
+            },
             hmac: hmac_key(digest, &slots.hmac),
+            batch_hmac: batch_hmac(tier, digest, slots),
             mac_len: digest.len(),
             replay,
             packets: 0,
@@ -183,25 +280,95 @@ impl Opener {
         header_len: usize,
         datagram: &mut [u8],
     ) -> Result<Range<usize>, DropReason> {
+        let signed = self.signed(header_len, datagram.len())?;
+        let genuine = self.is_genuine(datagram, &signed);
+        self.open_signed(now, datagram, signed, genuine)
+    }
+
+    /// Where the HMAC of a datagram covers it: the IV and the ciphertext, to the end.
+    pub(crate) fn signed(
+        &self,
+        header_len: usize,
+        datagram_len: usize,
+    ) -> Result<Range<usize>, DropReason> {
         let iv_at = header_len + self.mac_len;
-        let text_at = iv_at + BLOCK;
-        let text_len = datagram.len().saturating_sub(text_at);
+        let text_len = datagram_len.saturating_sub(iv_at + BLOCK);
         if text_len == 0 || !text_len.is_multiple_of(BLOCK) {
             return Err(DropReason::Malformed);
         }
-        let (mac, signed) = datagram[header_len..].split_at_mut(self.mac_len);
-        if let Some(key) = &self.hmac
-            && hmac::verify(key, signed, mac).is_err()
-        {
+        Ok(iv_at..datagram_len)
+    }
+
+    /// Opens up to [`BATCH`] datagrams in their order. `results` are what [`Self::signed`] says of
+    /// each, and become what [`Self::open`] would say of it.
+    pub(crate) fn open_batch(
+        &mut self,
+        now: u32,
+        buf: &mut [u8],
+        datagrams: &[Segment],
+        results: &mut [Result<Range<usize>, DropReason>],
+    ) {
+        let mut macs = [[0; MAC_MAX]; BATCH];
+        if let Some(key) = &self.batch_hmac {
+            let texts: ArrayVec<Segment, BATCH> = datagrams
+                .iter()
+                .zip(&*results)
+                .filter_map(|(datagram, signed)| {
+                    let signed = signed.as_ref().ok()?;
+                    Some(Segment {
+                        start: datagram.start + signed.start,
+                        len: signed.len(),
+                    })
+                })
+                .collect();
+            key.sign(buf, &texts, &mut macs);
+        }
+        let mut macs = macs.iter();
+        for (datagram, result) in datagrams.iter().zip(results) {
+            let Ok(signed) = result.clone() else { continue };
+            let datagram = &mut buf[datagram.start..][..datagram.len];
+            let genuine = match (&self.batch_hmac, macs.next()) {
+                (Some(_), Some(mac)) => {
+                    let theirs = &datagram[signed.start - self.mac_len..signed.start];
+                    verify_slices_are_equal(&mac[..self.mac_len], theirs).is_ok()
+                }
+                _ => self.is_genuine(datagram, &signed),
+            };
+            *result = self.open_signed(now, datagram, signed, genuine);
+        }
+    }
+
+    /// Whether the HMAC is the right one, compared in constant time, or there is to be none.
+    fn is_genuine(&self, datagram: &[u8], signed: &Range<usize>) -> bool {
+        self.hmac.as_ref().is_none_or(|key| {
+            let mac = &datagram[signed.start - self.mac_len..signed.start];
+            hmac::verify(key, &datagram[signed.clone()], mac).is_ok()
+        })
+    }
+
+    /// Decrypts what is genuine.
+    fn open_signed(
+        &mut self,
+        now: u32,
+        datagram: &mut [u8],
+        signed: Range<usize>,
+        genuine: bool,
+    ) -> Result<Range<usize>, DropReason> {
+        if !genuine {
             self.failures += 1;
             return Err(DropReason::AuthFailed);
         }
-        let (iv, text) = signed.split_at_mut(BLOCK);
-        let context = DecryptionContext::Iv128(fixed(iv));
-        let text = self
-            .cipher
-            .decrypt(text, context)
-            .map_err(|_| DropReason::BadPayload)?;
+        let text_at = signed.start + BLOCK;
+        match &self.cipher {
+            Decrypter::Wide(key) => key.decrypt(&mut datagram[signed]),
+            Decrypter::AwsLc(key) => {
+                let (iv, text) = datagram[signed].split_at_mut(BLOCK);
+                let context = DecryptionContext::Iv128(fixed(iv));
+                key.decrypt(text, context)
+                    .map_err(|_| DropReason::BadPayload)?;
+            }
+        }
+        let text = &datagram[text_at..];
         let padded = unpadded_len(text).ok_or(DropReason::BadPayload)?;
         if padded < ID_LEN {
             return Err(DropReason::BadPayload);
@@ -222,6 +389,11 @@ impl Opener {
     pub(crate) fn failures(&self) -> u64 {
         self.failures
     }
+}
+
+/// What makes the HMACs of a batch, where that is faster than one at a time.
+fn batch_hmac(tier: Option<Tier>, digest: Digest, slots: &DirectionKey) -> Option<multi::Hmac> {
+    multi::Hmac::new(tier?, digest, &slots.hmac[..digest.len()])
 }
 
 fn unbound(cipher: Cipher, slots: &DirectionKey) -> Result<UnboundCipherKey, StartError> {
