@@ -51,31 +51,15 @@ pub(crate) fn ciphertext_len(payload_len: usize) -> usize {
 }
 
 pub(crate) struct Sealer {
-    cipher: Encrypter,
-    hmac: Signer,
+    cipher: EncryptingKey,
+    hmac: Option<hmac::Key>,
+    /// What does for a batch what `cipher` and `hmac` do for a packet.
+    batch_cipher: Option<multi::Encrypt>,
+    batch_hmac: Option<multi::Hmac>,
     mac_len: usize,
     pub(crate) ids: PacketIds,
     #[cfg(test)]
     pub(crate) fixed_iv: Option<[u8; BLOCK]>,
-}
-
-#[expect(
-    clippy::large_enum_variant,
-    reason = "part of a key, of which there are few; a pointer would cost the hot path"
-)]
-enum Encrypter {
-    Batch(multi::Encrypt),
-    Single(EncryptingKey),
-}
-
-#[expect(
-    clippy::large_enum_variant,
-    reason = "part of a key, of which there are few; a pointer would cost the hot path"
-)]
-enum Signer {
-    None,
-    Batch(multi::Hmac),
-    Single(hmac::Key),
 }
 
 impl Sealer {
@@ -93,24 +77,12 @@ impl Sealer {
         slots: &DirectionKey,
         tier: Option<Tier>,
     ) -> Result<Self, StartError> {
-        let single = unbound(cipher, slots)?;
+        let key = &slots.cipher[..cipher.key_len()];
         Ok(Sealer {
-            cipher: match tier {
-                Some(tier) => {
-                    Encrypter::Batch(multi::Encrypt::new(tier, &slots.cipher[..cipher.key_len()]))
-                }
-                None => {
-                    Encrypter::Single(EncryptingKey::cbc(single).map_err(|_| unusable(cipher))?)
-                }
-            },
-            hmac: match (
-                batch_hmac(tier, digest, slots),
-                hmac_key(digest, &slots.hmac),
-            ) {
-                (Some(key), _) => Signer::Batch(key),
-                (None, Some(key)) => Signer::Single(key),
-                (None, None) => Signer::None,
-            },
+            cipher: EncryptingKey::cbc(unbound(cipher, slots)?).map_err(|_| unusable(cipher))?,
+            hmac: hmac_key(digest, &slots.hmac),
+            batch_cipher: tier.map(|tier| multi::Encrypt::new(tier, key)),
+            batch_hmac: batch_hmac(tier, digest, slots),
             mac_len: digest.len(),
             ids: PacketIds::short(),
             #[cfg(test)]
@@ -183,34 +155,37 @@ impl Sealer {
                 len: BLOCK + ciphertext_len(segment.len + added),
             })
             .collect();
-        let encrypted = match &self.cipher {
-            Encrypter::Batch(key) => {
+        let encrypted = match &self.batch_cipher {
+            Some(key) if texts.len() >= multi::Encrypt::WORTH => {
                 key.encrypt(buf, &texts);
                 texts.len()
             }
-            Encrypter::Single(key) => count_ok(&texts, |text| {
+            _ => count_ok(&texts, |text| {
                 let (iv, text) = buf[text.start..][..text.len].split_at_mut(BLOCK);
                 let context = EncryptionContext::Iv128(fixed(iv));
-                key.less_safe_encrypt(text, context).map(|_| ())
+                self.cipher.less_safe_encrypt(text, context).map(|_| ())
             }),
         };
-        let texts = &texts[..encrypted];
-        match &self.hmac {
-            Signer::None => encrypted,
-            Signer::Batch(key) => {
+        self.sign(buf, &texts[..encrypted])
+    }
+
+    /// Puts HMACs in front of what they cover. Returns how many.
+    fn sign(&self, buf: &mut [u8], texts: &[Segment]) -> usize {
+        let mac_at = |text: &Segment| text.start - self.mac_len;
+        match (&self.batch_hmac, &self.hmac) {
+            (Some(key), _) if texts.len() >= key.worth() => {
                 let mut macs = [[0; MAC_MAX]; BATCH];
                 key.sign(buf, texts, &mut macs);
                 for (text, mac) in texts.iter().zip(&macs) {
-                    buf[text.start - self.mac_len..text.start]
-                        .copy_from_slice(&mac[..self.mac_len]);
+                    buf[mac_at(text)..text.start].copy_from_slice(&mac[..self.mac_len]);
                 }
-                encrypted
+                texts.len()
             }
-            Signer::Single(key) => count_ok(texts, |text| {
+            (_, Some(key)) => count_ok(texts, |text| {
                 let (front, signed) = buf[..text.start + text.len].split_at_mut(text.start);
-                let mac_at = text.start - self.mac_len;
-                hmac::sign_to_buffer(key, signed, &mut front[mac_at..]).map(|_| ())
+                hmac::sign_to_buffer(key, signed, &mut front[mac_at(text)..]).map(|_| ())
             }),
+            (_, None) => texts.len(),
         }
     }
 }
@@ -221,23 +196,16 @@ fn count_ok<E>(texts: &[Segment], mut work: impl FnMut(&Segment) -> Result<(), E
 }
 
 pub(crate) struct Opener {
-    cipher: Decrypter,
+    cipher: DecryptingKey,
     hmac: Option<hmac::Key>,
+    /// Takes the place of `cipher` where it is faster.
+    wide_cipher: Option<multi::Decrypt>,
     /// Makes the HMACs of a batch, of which `hmac` makes one.
     batch_hmac: Option<multi::Hmac>,
     mac_len: usize,
     replay: ReplayWindow,
     packets: u64,
     failures: u64,
-}
-
-#[expect(
-    clippy::large_enum_variant,
-    reason = "part of a key, of which there are few; a pointer would cost the hot path"
-)]
-enum Decrypter {
-    Wide(multi::Decrypt),
-    AwsLc(DecryptingKey),
 }
 
 impl Opener {
@@ -257,14 +225,11 @@ impl Opener {
         replay: ReplayWindow,
         tier: Option<Tier>,
     ) -> Result<Self, StartError> {
-        let aws_lc = unbound(cipher, slots)?;
         let key = &slots.cipher[..cipher.key_len()];
         Ok(Opener {
-            cipher: match tier.and_then(|tier| multi::Decrypt::new(tier, key)) {
-                Some(key) => Decrypter::Wide(key),
-                None => Decrypter::AwsLc(DecryptingKey::cbc(aws_lc).map_err(|_| unusable(cipher))?),
-            },
+            cipher: DecryptingKey::cbc(unbound(cipher, slots)?).map_err(|_| unusable(cipher))?,
             hmac: hmac_key(digest, &slots.hmac),
+            wide_cipher: tier.and_then(|tier| multi::Decrypt::new(tier, key)),
             batch_hmac: batch_hmac(tier, digest, slots),
             mac_len: digest.len(),
             replay,
@@ -308,31 +273,33 @@ impl Opener {
         datagrams: &[Segment],
         results: &mut [Result<Range<usize>, DropReason>],
     ) {
-        let mut macs = [[0; MAC_MAX]; BATCH];
-        if let Some(key) = &self.batch_hmac {
-            let texts: ArrayVec<Segment, BATCH> = datagrams
-                .iter()
-                .zip(&*results)
-                .filter_map(|(datagram, signed)| {
-                    let signed = signed.as_ref().ok()?;
-                    Some(Segment {
-                        start: datagram.start + signed.start,
-                        len: signed.len(),
-                    })
+        let texts: ArrayVec<Segment, BATCH> = datagrams
+            .iter()
+            .zip(&*results)
+            .filter_map(|(datagram, signed)| {
+                let signed = signed.as_ref().ok()?;
+                Some(Segment {
+                    start: datagram.start + signed.start,
+                    len: signed.len(),
                 })
-                .collect();
+            })
+            .collect();
+        let batch_hmac = self.batch_hmac.as_ref();
+        let batch_hmac = batch_hmac.filter(|key| texts.len() >= key.worth());
+        let mut macs = [[0; MAC_MAX]; BATCH];
+        if let Some(key) = batch_hmac {
             key.sign(buf, &texts, &mut macs);
         }
-        let mut macs = macs.iter();
+        let mut macs = batch_hmac.is_some().then_some(&macs).into_iter().flatten();
         for (datagram, result) in datagrams.iter().zip(results) {
             let Ok(signed) = result.clone() else { continue };
             let datagram = &mut buf[datagram.start..][..datagram.len];
-            let genuine = match (&self.batch_hmac, macs.next()) {
-                (Some(_), Some(mac)) => {
+            let genuine = match macs.next() {
+                Some(mac) => {
                     let theirs = &datagram[signed.start - self.mac_len..signed.start];
                     verify_slices_are_equal(&mac[..self.mac_len], theirs).is_ok()
                 }
-                _ => self.is_genuine(datagram, &signed),
+                None => self.is_genuine(datagram, &signed),
             };
             *result = self.open_signed(now, datagram, signed, genuine);
         }
@@ -359,14 +326,14 @@ impl Opener {
             return Err(DropReason::AuthFailed);
         }
         let text_at = signed.start + BLOCK;
-        match &self.cipher {
-            Decrypter::Wide(key) => key.decrypt(&mut datagram[signed]),
-            Decrypter::AwsLc(key) => {
-                let (iv, text) = datagram[signed].split_at_mut(BLOCK);
-                let context = DecryptionContext::Iv128(fixed(iv));
-                key.decrypt(text, context)
-                    .map_err(|_| DropReason::BadPayload)?;
-            }
+        if let Some(key) = &self.wide_cipher {
+            key.decrypt(&mut datagram[signed]);
+        } else {
+            let (iv, text) = datagram[signed].split_at_mut(BLOCK);
+            let context = DecryptionContext::Iv128(fixed(iv));
+            self.cipher
+                .decrypt(text, context)
+                .map_err(|_| DropReason::BadPayload)?;
         }
         let text = &datagram[text_at..];
         let padded = unpadded_len(text).ok_or(DropReason::BadPayload)?;
@@ -430,31 +397,4 @@ fn unpadded_len(text: &[u8]) -> Option<usize> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn padding_is_checked_byte_by_byte() {
-        let mut text = [7u8; 32];
-        text[16..].fill(16);
-        assert_eq!(unpadded_len(&text), Some(16));
-        text[31] = 1;
-        assert_eq!(unpadded_len(&text), Some(31));
-        text[31] = 2;
-        assert_eq!(unpadded_len(&text), None);
-        text[31] = 0;
-        assert_eq!(unpadded_len(&text), None);
-        text[31] = 17;
-        assert_eq!(unpadded_len(&text), None);
-        assert_eq!(unpadded_len(&[]), None);
-    }
-
-    #[test]
-    fn ciphertext_is_whole_blocks_with_at_least_a_byte_of_padding() {
-        assert_eq!(ciphertext_len(0), 16);
-        assert_eq!(ciphertext_len(11), 16);
-        assert_eq!(ciphertext_len(12), 32);
-        assert_eq!(ciphertext_len(16), 32);
-        assert_eq!(ciphertext_len(1400), 1408);
-    }
-}
+mod tests;

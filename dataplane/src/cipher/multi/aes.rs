@@ -30,6 +30,9 @@ pub(crate) struct Encrypt {
 }
 
 impl Encrypt {
+    /// From how many packets on this is faster than aws-lc-rs on each of them.
+    pub(crate) const WORTH: usize = 2;
+
     /// From a key of 16, 24 or 32 bytes.
     pub(crate) fn new(tier: Tier, key: &[u8]) -> Self {
         let keys = expand(tier.aesni(), key);

@@ -68,6 +68,15 @@ impl Hmac {
         Some(Hmac { tier, key })
     }
 
+    /// From how many packets on this is faster than aws-lc-rs on each of them.
+    pub(crate) fn worth(&self) -> usize {
+        match (self.tier, self.key.hash) {
+            (Tier::Avx512(_) | Tier::ShaNi(_), _) => 2,
+            (Tier::Avx2(_), Hash::Sha1) => 3,
+            (Tier::Avx2(_), Hash::Sha256) => 4,
+        }
+    }
+
     /// Writes the MAC of each text to the front of the element of `macs` at its place.
     pub(crate) fn sign(&self, buf: &[u8], texts: &[Segment], macs: &mut [[u8; MAC_MAX]]) {
         let mut work = Work {
@@ -78,15 +87,15 @@ impl Hmac {
         };
         match self.tier {
             Tier::Avx512(cpu) => {
-                // With fewer than this many packets the SHA extensions are faster.
+                // With fewer packets than this the SHA extensions are faster.
                 let worth = match self.key.hash {
-                    Hash::Sha1 => 6,
-                    Hash::Sha256 => 11,
+                    Hash::Sha1 => 7,
+                    Hash::Sha256 => 8,
                 };
                 work.run(cpu, worth);
-                work.run(cpu.sha_ni(), 1);
+                work.run_interleaved(cpu.sha_ni());
             }
-            Tier::ShaNi(cpu) => work.run(cpu, 1),
+            Tier::ShaNi(cpu) => work.run_interleaved(cpu),
             Tier::Avx2(cpu) => work.run(cpu, 1),
         }
     }
@@ -96,9 +105,9 @@ impl Tier {
     fn hash_block(self, hash: Hash, state: &mut [u32; 8], block: &[u8; BLOCK]) {
         let block = std::slice::from_ref(block);
         match self {
-            Tier::Avx512(cpu) => hash_alone(cpu.sha_ni(), hash, state, block),
-            Tier::ShaNi(cpu) => hash_alone(cpu, hash, state, block),
-            Tier::Avx2(cpu) => hash_alone(cpu, hash, state, block),
+            Tier::Avx512(cpu) => hash_alone::<1>(cpu.sha_ni(), hash, state, block),
+            Tier::ShaNi(cpu) => hash_alone::<1>(cpu, hash, state, block),
+            Tier::Avx2(cpu) => hash_alone::<8>(cpu, hash, state, block),
         }
     }
 }
@@ -163,17 +172,17 @@ impl Kernel<8> for Avx2 {
     }
 }
 
-impl Kernel<2> for ShaNi {
+impl<const LANES: usize> Kernel<LANES> for ShaNi {
     fn run(
         self,
         hash: Hash,
-        state: &mut [[u32; 2]; 8],
-        texts: &[&[[u8; BLOCK]]; 2],
+        state: &mut [[u32; LANES]; 8],
+        texts: &[&[[u8; BLOCK]]; LANES],
         blocks: usize,
     ) {
         let run = match hash {
             Hash::Sha1 => sha_ni::sha1,
-            Hash::Sha256 => sha_ni::sha256 as Run<2>,
+            Hash::Sha256 => sha_ni::sha256 as Run<LANES>,
         };
         // SAFETY: there is a `ShaNi` only where the CPU has these instructions.
         unsafe { run(state, texts, blocks) }
@@ -218,6 +227,12 @@ impl<'a, T> Work<'a, T>
 where
     T: Iterator<Item = (&'a Segment, &'a mut [u8; MAC_MAX])>,
 {
+    /// Makes the MACs of two at a time, and of the last one alone.
+    fn run_interleaved(&mut self, cpu: ShaNi) {
+        self.run::<2>(cpu, 2);
+        self.run::<1>(cpu, 1);
+    }
+
     /// Makes MACs as long as there are at least `worth` packets to work on, of `LANES` at once.
     fn run<const LANES: usize>(&mut self, kernel: impl Kernel<LANES>, worth: usize) {
         let mut lanes: [Option<Lane<'a>>; LANES] = [const { None }; LANES];

@@ -119,7 +119,11 @@ fn layout(lengths: &[usize], seed: u8) -> (Vec<u8>, Vec<Segment>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig {
+        cases: 48,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn cbc_is_that_of_aws_lc(
