@@ -117,18 +117,32 @@ fn no_packet_allocates() {
                     len: 1400,
                 })
                 .collect();
+            let datagrams: Vec<Segment> = segments
+                .iter()
+                .map(|segment| Segment {
+                    start: segment.start,
+                    len: stride,
+                })
+                .collect();
+            let mut opened = Vec::with_capacity(datagrams.len());
             let mut buf = vec![0x45; stride * segments.len()];
             let mut batch = |now: u32, drops: bool| {
                 buf.fill(0x45);
                 assert_eq!(send.seal(&mut buf, &segments), segments.len());
-                for datagram in buf.chunks_mut(stride) {
-                    assert!(recv.open(now, datagram).is_ok());
+                if now.is_multiple_of(2) {
+                    recv.open_batch(now, &mut buf, &datagrams, &mut opened);
+                    assert!(opened.iter().all(Result::is_ok));
+                } else {
+                    for datagram in buf.chunks_mut(stride) {
+                        assert!(recv.open(now, datagram).is_ok());
+                    }
                 }
                 if drops {
                     // Opened in place, they are no packets any more: what drops them is tried too.
                     for datagram in buf.chunks_mut(stride) {
                         let _ = recv.open(now, datagram);
                     }
+                    recv.open_batch(now, &mut buf, &datagrams, &mut opened);
                 }
             };
             // The random generator of a thread is set up by its first use.

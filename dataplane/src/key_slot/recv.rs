@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Cipher, DataFormat, DataKeys, check};
-use crate::cipher::{aead, cbc_hmac, epoch, null};
+use crate::cipher::{Segment, aead, cbc_hmac, epoch, null};
 use crate::error::{DropReason, StartError};
 use crate::framing::Framing;
 use crate::replay::ReplayWindow;
@@ -74,6 +74,49 @@ impl RecvKey {
             Body::Null(opener) => opener.open(now_secs, len, datagram),
         }?;
         self.framing.strip(datagram, payload)
+    }
+
+    /// Opens a batch in place, in its order, as [`open`](Self::open) would one by one: each segment
+    /// of `buf` is a datagram. `out` then has what became of each, the ranges counted from the
+    /// start of the datagram; it is cleared first, and grows only if it is too small.
+    ///
+    /// AES-CBC does the cryptography of many packets at once.
+    ///
+    /// # Panics
+    /// If a segment is not in `buf`.
+    pub fn open_batch(
+        &mut self,
+        now_secs: u32,
+        buf: &mut [u8],
+        datagrams: &[Segment],
+        out: &mut Vec<Result<Range<usize>, DropReason>>,
+    ) {
+        out.clear();
+        for batch in datagrams.chunks(cbc_hmac::BATCH) {
+            let done = out.len();
+            let Body::Cbc(opener) = &mut self.body else {
+                for datagram in batch {
+                    let datagram = &mut buf[datagram.start..][..datagram.len];
+                    out.push(self.open(now_secs, datagram));
+                }
+                continue;
+            };
+            for datagram in batch {
+                let datagram = &buf[datagram.start..][..datagram.len];
+                out.push(match wire::parse(datagram) {
+                    Ok(Header::Data { len, .. }) => opener.signed(len, datagram.len()),
+                    Ok(_) => Err(DropReason::Malformed),
+                    Err(reason) => Err(reason),
+                });
+            }
+            opener.open_batch(now_secs, buf, batch, &mut out[done..]);
+            for (datagram, result) in batch.iter().zip(&mut out[done..]) {
+                if let Ok(payload) = result.clone() {
+                    let datagram = &mut buf[datagram.start..][..datagram.len];
+                    *result = self.framing.strip(datagram, payload);
+                }
+            }
+        }
     }
 
     /// The epoch the peer moved to, once after each move: the sender must be told with

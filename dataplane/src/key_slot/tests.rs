@@ -394,6 +394,53 @@ fn large_cbc_batches_have_distinct_ivs() {
     }
 }
 
+/// Replays, noise and foreign packets among good ones, whatever the format and the framing.
+#[test]
+fn a_batch_is_opened_as_its_datagrams_one_by_one() {
+    for (cipher, digest, format) in suites() {
+        for framing in FRAMINGS {
+            let keys = keys(cipher, digest, format);
+            let mut tx = SendKey::new(&keys, 0, Some(0), framing).unwrap();
+            let mut buf = Vec::new();
+            let mut datagrams: Vec<Segment> = Vec::new();
+            for i in 0..150 {
+                let mut datagram = seal(&mut tx, &vec![i as u8; i * 11 % 400]).unwrap();
+                match i % 10 {
+                    3 => datagram = buf[datagrams[i / 2].start..][..datagrams[i / 2].len].to_vec(),
+                    5 => datagram[i % 8 + 4] ^= 0x80,
+                    7 => datagram[0] = 0x20,
+                    8 => datagram.truncate(i % 40),
+                    _ => {}
+                }
+                let (start, len) = (buf.len(), datagram.len());
+                buf.extend(datagram);
+                datagrams.push(Segment { start, len });
+            }
+            let mirrored = mirrored(&keys);
+            let single = RecvKey::new(&mirrored, framing, 64, 15);
+            let batched = RecvKey::new(&mirrored, framing, 64, 15);
+            let (mut single, mut batched) = (single.unwrap(), batched.unwrap());
+            let mut one_by_one = buf.clone();
+            let right: Vec<_> = datagrams
+                .iter()
+                .map(|at| single.open(7, &mut one_by_one[at.start..][..at.len]))
+                .collect();
+            let mut opened = vec![Ok(0..1)];
+            batched.open_batch(7, &mut buf, &datagrams, &mut opened);
+            assert_eq!(opened, right, "{cipher:?} {digest:?} {format:?}");
+            assert!(right.iter().any(Result::is_ok));
+            for (at, payload) in datagrams.iter().zip(right) {
+                if let Ok(payload) = payload {
+                    let payload = at.start + payload.start..at.start + payload.end;
+                    assert_eq!(buf[payload.clone()], one_by_one[payload]);
+                }
+            }
+            assert_eq!(batched.packets(), single.packets());
+            assert_eq!(batched.auth_failures(), single.auth_failures());
+        }
+    }
+}
+
 #[test]
 fn decrypted_text_without_room_for_an_id_is_dropped() {
     // Without an HMAC the IV can be bent until the one block is nothing but padding.
