@@ -271,7 +271,7 @@ fn flows(count: usize) -> Vec<Sample> {
             seq: u32::MAX - 500,
             id: u16::MAX - 3,
             // ECE everywhere, URG or CWR everywhere: only the first is joined.
-            flags: 0x10 | [0, 0, 0, 0, 0x40, 0, 0x20, 0, 0x80][i / 2 % 9],
+            flags: 0x10 | [0, 0, 0, 0x80, 0x40, 0x20, 0, 0][i / 2 % 8],
             ..kind
         }
     };
