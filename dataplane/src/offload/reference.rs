@@ -79,9 +79,14 @@ pub(crate) fn split(hdr: &Header, packet: &[u8]) -> Option<Vec<Vec<u8>>> {
     Some(segments)
 }
 
-/// Which packets, by index, become one write together: the rules of the kernel's receive offload, for
-/// a batch of no more flows than may be open at a time.
-pub(crate) fn coalesce(packets: &[Vec<u8>], tso: bool, uso: bool) -> Vec<Vec<usize>> {
+/// Which packets, by index, become one write together: the rules of the kernel's receive offload.
+/// `None` when more than `max_open` flows would have a growing write at the same time.
+pub(crate) fn coalesce(
+    packets: &[Vec<u8>],
+    tso: bool,
+    uso: bool,
+    max_open: usize,
+) -> Option<Vec<Vec<usize>>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     // The group of each flow that may still grow.
     let mut open: Vec<(Vec<u8>, usize)> = Vec::new();
@@ -116,8 +121,11 @@ pub(crate) fn coalesce(packets: &[Vec<u8>], tso: bool, uso: bool) -> Vec<Vec<usi
         if may && !ends(packets, &groups[group]) {
             open.push((flow, group));
         }
+        if open.len() > max_open {
+            return None;
+        }
     }
-    groups
+    Some(groups)
 }
 
 /// True when lengths and every checksum of a TCP or UDP packet hold.
