@@ -325,11 +325,18 @@ impl Group {
 
     fn checksums_hold(&self, packet: &[u8]) -> bool {
         let (header, transport) = packet.split_at(self.transport);
-        let (addresses, header_holds) = match self.ipv6 {
-            true => (&header[8..40], true),
-            false => (&header[12..20], checksum::is_valid(checksum::sum(header))),
+        let len = transport.len();
+        // Constant ranges, so that the compiler unrolls their sums.
+        let (pseudo, header_holds) = match self.ipv6 {
+            true => (
+                checksum::pseudo_header(&header[8..40], self.protocol(), len),
+                true,
+            ),
+            false => (
+                checksum::pseudo_header(&header[12..20], self.protocol(), len),
+                checksum::is_valid(checksum::sum(&header[..IPV4_HEADER])),
+            ),
         };
-        let pseudo = checksum::pseudo_header(addresses, self.protocol(), transport.len());
         header_holds && checksum::is_valid(pseudo + checksum::sum(transport))
     }
 
