@@ -232,9 +232,12 @@ fn super_packets() -> std::io::Result<()> {
             .map(|i| ip_packet(v6, tcp, 1 + i * 100, &[i as u8; 100]))
             .collect();
         let train: Vec<&[u8]> = train.iter().map(Vec::as_slice).collect();
-        let mut input = vec![3];
-        input.extend_from_slice(&join(&train));
-        save("coalesce", &name, &input)?;
+        // As they are, and with the checksums set right whatever becomes of them.
+        for (choice, suffix) in [(3, ""), (7, "-completed")] {
+            let mut input = vec![choice];
+            input.extend_from_slice(&join(&train));
+            save("coalesce", &format!("{name}{suffix}"), &input)?;
+        }
     }
     Ok(())
 }

@@ -146,7 +146,10 @@ impl Coalescer {
             }
         };
         let mergeable = head.mergeable && if head.tcp { caps.tso } else { caps.uso };
-        let known = self.open.iter().position(|flow| flow.key == head.key);
+        let known = self
+            .open
+            .iter()
+            .position(|flow| flow.tag == head.tag && head.same_addresses(buf, flow, packet));
         if let Some(slot) = known {
             let group = &mut self.groups[self.open[slot].group];
             if mergeable && group.accepts(buf, packets, packet, &head) {
@@ -162,7 +165,8 @@ impl Coalescer {
         self.groups.push(Group::first(index, &head));
         if mergeable && !head.end {
             self.open_flow(Flow {
-                key: head.key,
+                tag: head.tag,
+                start: packet.start,
                 group: self.groups.len() - 1,
             });
         }
@@ -200,18 +204,12 @@ impl Coalescer {
 /// A flow that has an open group.
 #[derive(Debug)]
 struct Flow {
-    key: FlowKey,
+    /// Differs where ports, protocol or version differ.
+    tag: u64,
+    /// Where the group's first packet begins, whose addresses are the flow's. Copying them to here
+    /// for each packet would cost more than looking at them there.
+    start: usize,
     group: usize,
-}
-
-/// What tells flows apart. The ports come first because they differ first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FlowKey {
-    ports: u32,
-    tcp: bool,
-    ipv6: bool,
-    /// Source and destination; zeros behind those of IPv4.
-    addresses: [u8; 32],
 }
 
 /// Packets that become one write.
@@ -271,7 +269,7 @@ impl Group {
             gso_size: head.payload,
             total_len: head.header_len + head.payload,
             tcp: head.tcp,
-            ipv6: head.key.ipv6,
+            ipv6: head.ipv6,
             ..Group::alone(index)
         }
     }
@@ -327,11 +325,18 @@ impl Group {
 
     fn checksums_hold(&self, packet: &[u8]) -> bool {
         let (header, transport) = packet.split_at(self.transport);
-        let (addresses, header_holds) = match self.ipv6 {
-            true => (&header[8..40], true),
-            false => (&header[12..20], checksum::is_valid(checksum::sum(header))),
+        let len = transport.len();
+        // Constant ranges, so that the compiler unrolls their sums.
+        let (pseudo, header_holds) = match self.ipv6 {
+            true => (
+                checksum::pseudo_header(&header[8..40], self.protocol(), len),
+                true,
+            ),
+            false => (
+                checksum::pseudo_header(&header[12..20], self.protocol(), len),
+                checksum::is_valid(checksum::sum(&header[..IPV4_HEADER])),
+            ),
         };
-        let pseudo = checksum::pseudo_header(addresses, self.protocol(), transport.len());
         header_holds && checksum::is_valid(pseudo + checksum::sum(transport))
     }
 
@@ -410,7 +415,9 @@ enum Class {
 
 /// Of a TCP or UDP packet.
 struct Head {
-    key: FlowKey,
+    /// As in [`Flow`].
+    tag: u64,
+    ipv6: bool,
     tcp: bool,
     /// Offset of the transport header.
     transport: usize,
@@ -424,6 +431,17 @@ struct Head {
     end: bool,
     /// PSH and FIN.
     end_flags: u8,
+}
+
+impl Head {
+    /// Of a packet and of a flow with the same tag. Both packets have whole IP headers.
+    fn same_addresses(&self, buf: &[u8], flow: &Flow, packet: Segment) -> bool {
+        let (flow, packet) = (&buf[flow.start..], &buf[packet.start..]);
+        match self.ipv6 {
+            true => flow[8..40] == packet[8..40],
+            false => flow[12..20] == packet[12..20],
+        }
+    }
 }
 
 fn classify(packet: &[u8]) -> Class {
@@ -462,7 +480,8 @@ fn tcp_head(packet: &[u8], ipv6: bool, transport: usize) -> Option<Head> {
     }
     let flags = tcp[13];
     Some(Head {
-        key: flow_key(packet, ipv6, transport, true),
+        tag: flow_tag(packet, ipv6, transport, true),
+        ipv6,
         tcp: true,
         transport,
         header_len: transport + len,
@@ -478,7 +497,8 @@ fn udp_head(packet: &[u8], ipv6: bool, transport: usize) -> Option<Head> {
     let len = usize::from(u16::from_be_bytes([udp[4], udp[5]]));
     let payload = packet.len() - transport - UDP_HEADER;
     Some(Head {
-        key: flow_key(packet, ipv6, transport, false),
+        tag: flow_tag(packet, ipv6, transport, false),
+        ipv6,
         tcp: false,
         transport,
         header_len: transport + UDP_HEADER,
@@ -490,20 +510,10 @@ fn udp_head(packet: &[u8], ipv6: bool, transport: usize) -> Option<Head> {
 }
 
 /// The transport header's first four bytes, at least, are there.
-fn flow_key(packet: &[u8], ipv6: bool, transport: usize, tcp: bool) -> FlowKey {
+fn flow_tag(packet: &[u8], ipv6: bool, transport: usize, tcp: bool) -> u64 {
     let ports = &packet[transport..transport + 4];
-    let mut addresses = [0; 32];
-    if ipv6 {
-        addresses.copy_from_slice(&packet[8..40]);
-    } else {
-        addresses[..8].copy_from_slice(&packet[12..20]);
-    }
-    FlowKey {
-        ports: u32::from_ne_bytes([ports[0], ports[1], ports[2], ports[3]]),
-        tcp,
-        ipv6,
-        addresses,
-    }
+    let ports = u32::from_ne_bytes([ports[0], ports[1], ports[2], ports[3]]);
+    u64::from(ports) | u64::from(tcp) << 32 | u64::from(ipv6) << 33
 }
 
 /// A packet's bytes; `None` when it is not inside the buffer.

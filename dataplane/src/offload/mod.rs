@@ -18,6 +18,10 @@ pub mod split;
 pub mod vnet_hdr;
 
 #[cfg(test)]
+mod differential;
+#[cfg(test)]
+pub(crate) mod reference;
+#[cfg(test)]
 pub(crate) mod sample;
 
 pub use coalesce::{Coalescer, TunCaps, TunWrite};

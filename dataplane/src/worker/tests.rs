@@ -20,6 +20,7 @@ use crate::wire;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::Relaxed;
 
+mod bad_input;
 mod drops;
 mod group;
 mod noise;
