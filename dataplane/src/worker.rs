@@ -346,8 +346,12 @@ impl Worker {
                 &mut self.shared,
             )?;
         }
-        self.receive
-            .deliver(&mut self.engine, &mut self.failures, &mut self.shared)?;
+        self.receive.deliver(
+            &mut self.engine,
+            &mut self.peers,
+            &mut self.failures,
+            &mut self.shared,
+        )?;
 
         let mut stage = transmit::Stage {
             engine: &mut self.engine,

@@ -1,6 +1,7 @@
 //! Wire to TUN: from a received message to vectored writes.
 
 use std::io::{self, IoSlice, Write};
+use std::ops::Range;
 
 use super::Shared;
 use super::engine::Engine;
@@ -18,11 +19,19 @@ use crate::wire::{self, Header, Magic};
 /// Bytes of the longest control packet handed on: twice what any peer sends (protocol §1).
 const MAX_CONTROL: usize = 4096;
 
+/// Datagrams opened together: enough for a cipher that works on many at once, few enough to stay in
+/// the cache.
+const MAX_RUN: usize = 32;
+
 /// Super-packets refused in a row before they are given up.
 const REFUSALS: u32 = 3;
 
 /// Stages 4 and 5.
 pub(super) struct Receive {
+    /// Datagrams of one session and key_id that wait to be opened together.
+    run: Run,
+    /// What became of each of them.
+    opened: Vec<Result<Range<usize>, DropReason>>,
     /// Opened inner packets waiting in the receive slab, in order of arrival.
     packets: Vec<Segment>,
     coalescer: Coalescer,
@@ -31,9 +40,34 @@ pub(super) struct Receive {
     uso_refusals: u32,
 }
 
+/// Neighbours from one peer under one key_id.
+struct Run {
+    from: Sender,
+    datagrams: Vec<Segment>,
+}
+
+/// Whose packet a datagram claims to be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Sender {
+    /// Index of the peer in the table.
+    peer: usize,
+    key_id: u8,
+    endpoint: Endpoint,
+}
+
 impl Receive {
     pub(super) fn new() -> Self {
+        let nobody = Sender {
+            peer: 0,
+            key_id: 0,
+            endpoint: Endpoint::new(([0, 0, 0, 0], 0).into()),
+        };
         Receive {
+            run: Run {
+                from: nobody,
+                datagrams: Vec::with_capacity(MAX_RUN),
+            },
+            opened: Vec::with_capacity(MAX_RUN),
             packets: Vec::with_capacity(MAX_PACKETS),
             coalescer: Coalescer::new(MAX_PACKETS),
             caps: TunCaps {
@@ -52,7 +86,8 @@ impl Receive {
         self.uso_refusals = 0;
     }
 
-    /// Takes the datagrams of one message apart and opens them.
+    /// Takes the datagrams of one message apart and opens them; the last ones may wait for the next
+    /// message or [`Receive::deliver`].
     pub(super) fn message(
         &mut self,
         message: &RxMessage,
@@ -67,25 +102,32 @@ impl Receive {
         };
         let mut at = 0;
         loop {
-            if self.packets.len() == MAX_PACKETS {
-                self.deliver(engine, failures, shared)?;
-            }
             let start = message.start + at;
             let len = step.min(message.len - at);
-            let datagram = &mut engine.rx_bytes_mut()[start..start + len];
-            match self.datagram(datagram, &message.from, true, peers, shared) {
-                Ok(Some(inner)) => self.packets.push(Segment {
-                    start: start + inner.start,
-                    len: inner.len,
-                }),
+            let datagram = &engine.rx_bytes_mut()[start..start + len];
+            match sender(datagram, &message.from, true, peers, shared) {
+                Ok(Some(from)) => {
+                    let run = &self.run;
+                    if !run.datagrams.is_empty()
+                        && (run.from != from || run.datagrams.len() == MAX_RUN)
+                    {
+                        self.open_run(engine.rx_bytes_mut(), peers, shared);
+                    }
+                    self.run.from = from;
+                    self.run.datagrams.push(Segment { start, len });
+                }
                 Ok(None) => {}
                 Err(reason) => shared.counts.drop(reason, 1),
             }
             at += len;
             if at >= message.len {
-                return Ok(());
+                break;
+            }
+            if self.packets.len() + MAX_RUN > MAX_PACKETS {
+                self.deliver(engine, peers, failures, shared)?;
             }
         }
+        Ok(())
     }
 
     /// Opens a datagram that another worker received, and writes its packet to the TUN device. These
@@ -99,12 +141,17 @@ impl Receive {
         peers: &mut PeerTable,
         shared: &mut Shared,
     ) {
-        let datagram = &mut bytes[message.start..message.start + message.len];
-        match self.datagram(datagram, &message.from, false, peers, shared) {
-            Ok(Some(inner)) => {
-                let packet = &datagram[inner.start..inner.start + inner.len];
-                if !write_one(engine, packet) {
-                    shared.counts.drop(DropReason::IoError, 1);
+        let &RxMessage { start, len, .. } = message;
+        let datagram = &bytes[start..start + len];
+        match sender(datagram, &message.from, false, peers, shared) {
+            Ok(Some(from)) => {
+                self.run.from = from;
+                self.run.datagrams.push(Segment { start, len });
+                self.open_run(bytes, peers, shared);
+                for Segment { start, len } in self.packets.drain(..) {
+                    if !write_one(engine, &bytes[start..start + len]) {
+                        shared.counts.drop(DropReason::IoError, 1);
+                    }
                 }
             }
             Ok(None) => {}
@@ -112,13 +159,71 @@ impl Receive {
         }
     }
 
-    /// Writes the packets collected so far to the TUN device.
+    /// Opens the run and notes the inner packets that are for the TUN device.
+    fn open_run(&mut self, bytes: &mut [u8], peers: &mut PeerTable, shared: &mut Shared) {
+        if self.run.datagrams.is_empty() {
+            return;
+        }
+        let Sender {
+            peer: index,
+            key_id,
+            endpoint,
+        } = self.run.from;
+        let Some(peer) = peers.get(index) else {
+            self.run.datagrams.clear();
+            return;
+        };
+        let Some(key) = peer.keys.receiver(key_id) else {
+            let count = self.run.datagrams.len();
+            shared.counts.drop(DropReason::NoKey, count);
+            self.run.datagrams.clear();
+            return;
+        };
+        key.open_batch(shared.now, bytes, &self.run.datagrams, &mut self.opened);
+        if let Some(epoch) = key.take_epoch_change() {
+            peer.follow_epoch(key_id, epoch);
+        }
+        let mut heard = false;
+        for (datagram, opened) in self.run.datagrams.drain(..).zip(&self.opened) {
+            let payload = match opened {
+                Ok(payload) => datagram.start + payload.start..datagram.start + payload.end,
+                Err(reason) => {
+                    shared.counts.drop(*reason, 1);
+                    continue;
+                }
+            };
+            heard = true;
+            peer.count_received(datagram.len, key_id);
+            let start = payload.start;
+            match inner_packet(&mut bytes[payload], peer, shared) {
+                Ok(Some(len)) => self.packets.push(Segment { start, len }),
+                Ok(None) => {}
+                Err(reason) => shared.counts.drop(reason, 1),
+            }
+        }
+        // Now it is known that datagrams were the peer's own and new, so they may say where it is.
+        let known = peer.config.endpoint;
+        if !heard || known == endpoint {
+            return;
+        }
+        if known.remote != endpoint.remote {
+            let handle = peer.handle;
+            peers.move_endpoint(index, endpoint);
+            shared.outbox.send(Event::Floated(handle, endpoint));
+        } else if endpoint.local.is_some() {
+            peer.config.endpoint = endpoint;
+        }
+    }
+
+    /// Opens what still waits and writes the packets collected so far to the TUN device.
     pub(super) fn deliver(
         &mut self,
         engine: &mut Engine,
+        peers: &mut PeerTable,
         failures: &mut Failures,
         shared: &mut Shared,
     ) -> io::Result<()> {
+        self.open_run(engine.rx_bytes_mut(), peers, shared);
         if self.packets.is_empty() {
             return Ok(());
         }
@@ -137,77 +242,6 @@ impl Receive {
         }
         self.packets.clear();
         Ok(())
-    }
-
-    /// One datagram: where its inner packet lies, or nothing when it was not for the TUN device. One
-    /// that this worker itself received (`own`) may go to another.
-    fn datagram(
-        &mut self,
-        datagram: &mut [u8],
-        from: &Endpoint,
-        own: bool,
-        peers: &mut PeerTable,
-        shared: &mut Shared,
-    ) -> Result<Option<Segment>, DropReason> {
-        let (key_id, peer_id) = match wire::parse(datagram)? {
-            Header::Data {
-                key_id, peer_id, ..
-            } => (key_id, peer_id),
-            Header::Control => {
-                if datagram.len() > MAX_CONTROL {
-                    return Err(DropReason::Malformed);
-                }
-                if !shared.outbox.has_room_for_strangers() {
-                    return Err(DropReason::ControlQueueFull);
-                }
-                let event = Event::Control {
-                    from: *from,
-                    datagram: Box::from(&*datagram),
-                };
-                if !shared.outbox.send(event) {
-                    return Err(DropReason::ControlQueueFull);
-                }
-                shared.counts.control_packets += 1;
-                return Ok(None);
-            }
-        };
-        let index = peers
-            .find(peer_id, &from.remote)
-            .ok_or(DropReason::UnknownPeer)?;
-        let peer = peers.get(index).ok_or(DropReason::UnknownPeer)?;
-        if !peer.halves.receive {
-            let worker = peer.config.roles.receive;
-            return match own && shared.handover.datagram(worker, datagram, *from) {
-                true => Ok(None),
-                false => Err(DropReason::HandoverFull),
-            };
-        }
-        let known = peer.config.endpoint;
-        let moved = known.remote != from.remote;
-        if moved && !peer.config.float {
-            return Err(DropReason::WrongSource);
-        }
-        let key = peer.keys.receiver(key_id).ok_or(DropReason::NoKey)?;
-        let payload = key.open(shared.now, datagram)?;
-        if let Some(epoch) = key.take_epoch_change() {
-            peer.follow_epoch(key_id, epoch);
-        }
-        peer.count_received(datagram.len(), key_id);
-
-        let start = payload.start;
-        let inner = inner_packet(&mut datagram[payload], peer, shared);
-        // From here on the datagram is known to be the peer's own and new, so it may say where the
-        // peer is.
-        if moved {
-            let handle = peer.handle;
-            peers.move_endpoint(index, *from);
-            shared.outbox.send(Event::Floated(handle, *from));
-        } else if from.local.is_some()
-            && (known.local != from.local || known.ifindex != from.ifindex)
-        {
-            peer.config.endpoint = *from;
-        }
-        Ok(inner?.map(|len| Segment { start, len }))
     }
 
     /// A write failed. Super-packets refused again and again are given up; the device being down
@@ -246,6 +280,58 @@ impl Receive {
             }
         }
     }
+}
+
+/// Whose packet a datagram claims to be; nothing when it was for somebody else. One that this worker
+/// itself received (`own`) may be another worker's.
+fn sender(
+    datagram: &[u8],
+    from: &Endpoint,
+    own: bool,
+    peers: &mut PeerTable,
+    shared: &mut Shared,
+) -> Result<Option<Sender>, DropReason> {
+    let (key_id, peer_id) = match wire::parse(datagram)? {
+        Header::Data {
+            key_id, peer_id, ..
+        } => (key_id, peer_id),
+        Header::Control => {
+            if datagram.len() > MAX_CONTROL {
+                return Err(DropReason::Malformed);
+            }
+            if !shared.outbox.has_room_for_strangers() {
+                return Err(DropReason::ControlQueueFull);
+            }
+            let event = Event::Control {
+                from: *from,
+                datagram: Box::from(datagram),
+            };
+            if !shared.outbox.send(event) {
+                return Err(DropReason::ControlQueueFull);
+            }
+            shared.counts.control_packets += 1;
+            return Ok(None);
+        }
+    };
+    let index = peers
+        .find(peer_id, &from.remote)
+        .ok_or(DropReason::UnknownPeer)?;
+    let peer = peers.get(index).ok_or(DropReason::UnknownPeer)?;
+    if !peer.halves.receive {
+        let worker = peer.config.roles.receive;
+        return match own && shared.handover.datagram(worker, datagram, *from) {
+            true => Ok(None),
+            false => Err(DropReason::HandoverFull),
+        };
+    }
+    if peer.config.endpoint.remote != from.remote && !peer.config.float {
+        return Err(DropReason::WrongSource);
+    }
+    Ok(Some(Sender {
+        peer: index,
+        key_id,
+        endpoint: *from,
+    }))
 }
 
 /// Writes one packet to the TUN device, if there is one. Returns whether the kernel took it.
