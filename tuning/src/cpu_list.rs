@@ -31,7 +31,11 @@ impl CpuList {
         for (index, group) in text.trim().rsplit(',').enumerate() {
             let bits = u32::from_str_radix(group, 16).ok()?;
             let first = index * 32;
-            cpus.extend((0..32).filter(|bit| bits >> bit & 1 == 1).map(|b| first + b));
+            cpus.extend(
+                (0..32)
+                    .filter(|bit| bits >> bit & 1 == 1)
+                    .map(|b| first + b),
+            );
         }
         Some(CpuList(cpus))
     }

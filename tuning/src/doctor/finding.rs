@@ -144,7 +144,13 @@ impl Change {
 
     /// The command that takes it back.
     pub fn undo(&self) -> String {
-        self.target.command(&self.from)
+        match &self.target {
+            // Needs no program, wherever the script runs.
+            Target::Sysctl(name) => {
+                format!("echo {} > /proc/sys/{}", self.from, name.replace('.', "/"))
+            }
+            target => target.command(&self.from),
+        }
     }
 }
 
@@ -153,15 +159,36 @@ impl Target {
         match self {
             Target::Sysctl(name) => format!("sysctl -w {name}={value}"),
             Target::File(path) => format!("echo {value} > {}", path.display()),
-            Target::Feature { link, name } => format!("ethtool -K {link} {name} {value}"),
-            Target::TxQueueLen { link } => format!("ip link set dev {link} txqueuelen {value}"),
+            Target::Feature { link, name } => {
+                format!("ethtool -K {} {name} {value}", quoted(link))
+            }
+            Target::TxQueueLen { link } => {
+                format!("ip link set dev {} txqueuelen {value}", quoted(link))
+            }
         }
+    }
+}
+
+/// A name as a shell takes it: the kernel allows nearly everything in names of interfaces.
+pub(crate) fn quoted(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-@:".contains(&byte);
+    match !name.is_empty() && name.bytes().all(plain) {
+        true => name.to_owned(),
+        false => format!("'{}'", name.replace('\'', "'\\''")),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn odd_names_stay_one_word() {
+        assert_eq!(quoted("eth0.5"), "eth0.5");
+        assert_eq!(quoted("$(id)"), "'$(id)'");
+        assert_eq!(quoted("a'b"), "'a'\\''b'");
+        assert_eq!(quoted(""), "''");
+    }
 
     #[test]
     fn commands_and_their_undoing() {
@@ -171,7 +198,7 @@ mod tests {
         assert_eq!(change.command(), "ethtool -K eth0 tx-udp-segmentation on");
         assert_eq!(change.undo(), "ethtool -K eth0 tx-udp-segmentation off");
         let sysctl = Change::new(Target::Sysctl("net.core.rmem_max"), 1, 2);
-        assert_eq!(sysctl.undo(), "sysctl -w net.core.rmem_max=1");
+        assert_eq!(sysctl.undo(), "echo 1 > /proc/sys/net/core/rmem_max");
         let finding = Finding::new("x", Area::Outer, Severity::Worth, "seen")
             .change(change)
             .change(sysctl);

@@ -94,10 +94,7 @@ impl Ethtool {
         if on {
             bit.push(DefaultNla::new(BIT_VALUE, Vec::new()));
         }
-        let wanted = nest(
-            FEATURES_WANTED,
-            &[nest(SET_BITS, &[nest(BIT, &bit)])],
-        );
+        let wanted = nest(FEATURES_WANTED, &[nest(SET_BITS, &[nest(BIT, &bit)])]);
         self.ask(FEATURES_SET, link, Some(wanted)).map(drop)
     }
 
@@ -253,7 +250,12 @@ mod tests {
             let no_mask = DefaultNla::new(SET_NO_MASK, Vec::new());
             nest(kind, &[no_mask, nest(SET_BITS, &bits)])
         };
-        let all = [bit("a", true), bit("b", true), bit("c", false), bit("d", true)];
+        let all = [
+            bit("a", true),
+            bit("b", true),
+            bit("c", false),
+            bit("d", true),
+        ];
         let bytes = emitted(&[
             nest(FEATURES_CHANGEABLE, &[nest(SET_BITS, &all)]),
             list(FEATURES_ACTIVE, &["a", "c"]),
@@ -266,7 +268,12 @@ mod tests {
             .collect();
         assert_eq!(
             shown,
-            [("a", true, true), ("b", false, true), ("c", true, false), ("d", false, false)]
+            [
+                ("a", true, true),
+                ("b", false, true),
+                ("c", true, false),
+                ("d", false, false)
+            ]
         );
         for cut in 0..bytes.len() {
             let _ = features(&bytes[..cut]);
