@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::Path;
 
 use nix::ifaddrs::getifaddrs;
 
@@ -38,11 +39,29 @@ pub fn default_interfaces() -> Vec<String> {
     names
 }
 
-/// Rate of a link in Mbit/s as its driver tells; virtual ones often do not.
+/// Rate of a link in Mbit/s as its driver tells. Links without hardware below them (veth, TUN) tell
+/// a figure that means nothing, and are of unknown rate.
 pub fn rate(interface: &str) -> Option<u64> {
-    let text = fs::read_to_string(format!("/sys/class/net/{interface}/speed")).ok()?;
+    rate_in(&Path::new("/sys/class/net").join(interface))
+}
+
+fn rate_in(folder: &Path) -> Option<u64> {
+    let text = fs::read_to_string(folder.join("speed")).ok()?;
     // -1 stands for "unknown".
-    text.trim().parse().ok().filter(|rate| *rate > 0)
+    let rate = text.trim().parse().ok().filter(|rate| *rate > 0);
+    rate.filter(|_| has_hardware(folder, 4))
+}
+
+/// A device of its own, or one below: a bond, a bridge, a VLAN.
+fn has_hardware(folder: &Path, depth: u32) -> bool {
+    if folder.join("device").exists() {
+        return true;
+    }
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    depth > 0
+        && entries
+            .filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"lower_"))
+            .any(|entry| has_hardware(&entry.path(), depth - 1))
 }
 
 /// `Iface Destination Gateway Flags ... Mask`, numbers in hexadecimal.
@@ -98,6 +117,33 @@ mod tests {
         );
         assert_eq!(default_v6(&v6), ["wan0"]);
         assert!(default_v4("").is_empty() && default_v6("x\n").is_empty());
+    }
+
+    #[test]
+    fn only_hardware_has_a_rate() {
+        let name = format!("ringway-rate-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        let link = |name: &str, speed: &str| {
+            let link = folder.join(name);
+            fs::create_dir_all(&link).unwrap();
+            fs::write(link.join("speed"), speed).unwrap();
+            link
+        };
+        let (card, veth, bond) = (
+            link("card", "1000\n"),
+            link("veth", "10000"),
+            link("bond", "2000"),
+        );
+        let unknown = link("unknown", "-1");
+        for path in [card.join("device"), unknown.join("device")] {
+            fs::create_dir_all(path).unwrap();
+        }
+        std::os::unix::fs::symlink(&card, bond.join("lower_card")).unwrap();
+        // A loop ends.
+        std::os::unix::fs::symlink(&veth, veth.join("lower_veth")).unwrap();
+        let rates = [&card, &veth, &bond, &unknown].map(|link| rate_in(link));
+        fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(rates, [Some(1000), None, Some(2000), None]);
     }
 
     #[test]

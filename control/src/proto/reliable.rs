@@ -341,7 +341,10 @@ mod tests {
         for wait in [2, 4, 4, 4] {
             let due = at + Duration::from_secs(wait);
             assert_eq!(send.deadline(), Some(due));
-            assert_eq!(poll_ids(&mut send, due - Duration::from_millis(1)), [0u32; 0]);
+            assert_eq!(
+                poll_ids(&mut send, due - Duration::from_millis(1)),
+                [0u32; 0]
+            );
             assert_eq!(poll_ids(&mut send, due), [0]);
             at = due;
         }

@@ -28,6 +28,7 @@ pub fn judge(facts: &Facts, wishes: &Wishes) -> (Vec<Finding>, Plan) {
     outer::judge(facts, wishes, &plan, &mut findings);
     device::judge(facts, wishes, &mut findings);
     stack::judge(facts, &mut findings);
+    findings.sort_by_key(|finding| finding.area);
     (findings, plan)
 }
 

@@ -34,6 +34,7 @@ pub(super) fn judge(facts: &Facts, wishes: &Wishes, plan: &Plan, findings: &mut 
         findings.push(mtu(link, wishes.config.as_ref(), v6));
         findings.push(queues(link, facts, plan));
         findings.push(interrupts(link, wishes.config.as_ref(), plan));
+        findings.extend(node(link, facts, wishes.config.as_ref()));
         findings.extend(drops(link));
     }
 }
@@ -287,6 +288,34 @@ fn interrupts(link: &Link, config: Option<&Use>, plan: &Plan) -> Finding {
     about(Severity::Ok, seen)
 }
 
+/// Nothing where all memory is equally near.
+fn node(link: &Link, facts: &Facts, config: Option<&Use>) -> Option<Finding> {
+    let nodes = &facts.processor.nodes;
+    if nodes.len() < 2 {
+        return None;
+    }
+    let about =
+        |severity, what: String| finding("numa", severity, format!("{}: {what}", link.name));
+    let Some((node, near)) = link.node.and_then(|node| Some((node, nodes.get(&node)?))) else {
+        return Some(about(
+            Severity::Info,
+            "its NUMA node is not visible here".into(),
+        ));
+    };
+    let seen = format!("on NUMA node {node} (processors {near})");
+    let cpus = config
+        .map(|config| &config.cpus)
+        .filter(|cpus| !cpus.is_empty());
+    Some(match cpus {
+        Some(cpus) if !cpus.0.is_subset(&near.0) => {
+            about(Severity::Worth, format!("{seen}; ringway-cpus is {cpus}"))
+                .cost("every packet crosses to the other node's memory")
+                .fix(format!("ringway-cpus with processors out of {near}"))
+        }
+        _ => about(Severity::Ok, seen),
+    })
+}
+
 fn drops(link: &Link) -> Option<Finding> {
     let share = per_million(link.tx_dropped, link.tx_packets);
     (share > 0).then(|| {
@@ -448,6 +477,24 @@ mod tests {
                 .fix
                 .unwrap()
                 .contains("rps_cpus")
+        );
+    }
+
+    #[test]
+    fn workers_stay_on_the_cards_node() {
+        let mut facts = good_host();
+        let cpu = |text: &str| CpuList::parse(text).unwrap();
+        facts.processor.nodes = [(0, cpu("0,1")), (1, cpu("2,3"))].into();
+        assert_eq!(found("numa", &facts, None).severity, Severity::Info);
+        facts.outer[0].node = Some(1);
+        assert_eq!(found("numa", &facts, None).severity, Severity::Ok);
+        let config = Use {
+            cpus: cpu("1,2"),
+            ..usual_config()
+        };
+        assert_eq!(
+            found("numa", &facts, Some(config)).severity,
+            Severity::Worth
         );
     }
 
