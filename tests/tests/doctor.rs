@@ -120,5 +120,7 @@ fn is_on(namespace: &Namespace) -> Result<bool> {
 fn queue(namespace: &Namespace) -> Result<String> {
     let shown = namespace.ip("-o link show dev tun7")?;
     let mut words = shown.split_whitespace().skip_while(|word| *word != "qlen");
-    Ok(words.nth(1).context("no qlen")?.to_owned())
+    // With -o a backslash stands for the end of a line.
+    let length = words.nth(1).context("no qlen")?;
+    Ok(length.trim_end_matches('\\').to_owned())
 }
