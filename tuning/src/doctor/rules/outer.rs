@@ -33,7 +33,12 @@ pub(super) fn judge(facts: &Facts, wishes: &Wishes, plan: &Plan, findings: &mut 
         let v6 = wishes.remote.is_some_and(|remote| remote.is_ipv6());
         findings.push(mtu(link, wishes.config.as_ref(), v6));
         findings.push(queues(link, facts, plan));
-        findings.push(interrupts(link, wishes.config.as_ref(), plan));
+        findings.push(interrupts(
+            link,
+            wishes.config.as_ref(),
+            &facts.processor.allowed,
+            plan,
+        ));
         findings.extend(node(link, facts, wishes.config.as_ref()));
         findings.extend(drops(link));
     }
@@ -246,7 +251,7 @@ fn queues(link: &Link, facts: &Facts, plan: &Plan) -> Finding {
     }
 }
 
-fn interrupts(link: &Link, config: Option<&Use>, plan: &Plan) -> Finding {
+fn interrupts(link: &Link, config: Option<&Use>, allowed: &CpuList, plan: &Plan) -> Finding {
     let about =
         |severity, what: String| finding("interrupts", severity, format!("{}: {what}", link.name));
     if link.interrupts.is_empty() {
@@ -261,31 +266,38 @@ fn interrupts(link: &Link, config: Option<&Use>, plan: &Plan) -> Finding {
     if plan.interrupts.is_empty() {
         return about(Severity::Ok, seen);
     }
-    let targets: Vec<usize> = plan.interrupts.0.iter().copied().collect();
-    let commands: Vec<String> = link
-        .interrupts
-        .iter()
-        .zip(targets.iter().cycle())
-        .map(|((number, _), cpu)| format!("echo {cpu} > /proc/irq/{number}/smp_affinity_list"))
-        .collect();
-    let move_them = format!(
-        "{}\n(and keep irqbalance away from them)",
-        commands.join("\n")
-    );
     let pinned = config
         .map(|config| &config.cpus)
         .filter(|cpus| !cpus.is_empty());
     if let Some(cpus) = pinned.filter(|cpus| cpus.overlaps(&serving)) {
+        let free: CpuList = allowed.0.difference(&cpus.0).copied().collect();
+        let fix = match free.is_empty() {
+            true => format!("ringway-cpus {}", plan.cpus),
+            false => moving(link, &free),
+        };
         return about(Severity::Worth, format!("{seen}; ringway-cpus is {cpus}"))
             .cost("a worker waits while its processor serves the card")
-            .fix(move_them);
+            .fix(fix);
     }
-    if link.interrupts.len() > 2 && link.rx_queues > 1 && serving.len() == 1 && targets.len() > 1 {
+    let crowded = link.interrupts.len() > 2 && link.rx_queues > 1 && serving.len() == 1;
+    if crowded && plan.interrupts.len() > 1 {
         return about(Severity::Worth, seen)
             .cost("one processor serves all queues")
-            .fix(move_them);
+            .fix(moving(link, &plan.interrupts));
     }
     about(Severity::Ok, seen)
+}
+
+/// The commands that deal a link's interrupts out to these processors.
+fn moving(link: &Link, to: &CpuList) -> String {
+    let mut commands: Vec<String> = link
+        .interrupts
+        .iter()
+        .zip(to.0.iter().cycle())
+        .map(|((number, _), cpu)| format!("echo {cpu} > /proc/irq/{number}/smp_affinity_list"))
+        .collect();
+    commands.push("(and keep irqbalance away from them)".to_owned());
+    commands.join("\n")
 }
 
 /// Nothing where all memory is equally near.
@@ -463,7 +475,16 @@ mod tests {
         };
         let finding = found("interrupts", &facts, Some(config));
         assert_eq!(finding.severity, Severity::Worth);
-        assert!(finding.fix.unwrap().starts_with("echo 0 > /proc/irq/30/"));
+        let fix = finding.fix.unwrap();
+        assert!(
+            fix.starts_with("echo 2 > /proc/irq/30/") && fix.contains("echo 3 > /proc/irq/31/")
+        );
+        let config = Use {
+            cpus: CpuList::parse("0-3").unwrap(),
+            ..usual_config()
+        };
+        let finding = found("interrupts", &facts, Some(config));
+        assert_eq!(finding.fix.as_deref(), Some("ringway-cpus 2,3"));
         let mut one = good_host();
         for (_, cpus) in &mut one.outer[0].interrupts {
             *cpus = CpuList::parse("0").unwrap();
