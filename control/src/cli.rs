@@ -3,9 +3,10 @@
 //! ```text
 //!   ringway FILE | --config FILE [--option value ...]     run
 //!   ringway check FILE [--json]                            look, do not run
+//!   ringway doctor [--json] [--apply] ...                  look at the host, and tune it
 //!   ringway --genkey ... | --mktun ... | --show-... | --help | --version
 //! ```
-//! Everything but `check` and `--json` is spelled as in OpenVPN, so that scripts and service files
+//! Everything but `check`, `doctor` and `--json` is spelled as in OpenVPN, so that scripts and service files
 //! need no change.
 
 mod keys;
@@ -29,6 +30,8 @@ pub enum Invocation {
         /// Answer in JSON.
         json: bool,
     },
+    /// Look at the host; the arguments are for [`crate::doctor::run`].
+    Doctor(Vec<String>),
     /// `--mktun`: make a persistent device.
     MakeTun(TunRequest),
     /// `--rmtun`: remove a persistent device.
@@ -68,6 +71,7 @@ pub fn parse(args: &[String]) -> Result<Invocation, String> {
     match args.first().map(String::as_str) {
         None => return Err("no configuration given; try ringway --help".to_owned()),
         Some("check") => return check(&args[1..]),
+        Some("doctor") => return Ok(Invocation::Doctor(args[1..].to_vec())),
         Some("-h" | "-?" | "--help" | "help") => return Ok(Invocation::Help),
         Some("-V" | "--version" | "version") => return Ok(Invocation::Version),
         Some(_) => {}
@@ -102,6 +106,7 @@ pub fn help() -> String {
          \n\
          Look:\n  \
            ringway check FILE [--json]            what would be wrong; exit 0 if nothing, else 1\n  \
+           ringway doctor [--json] [--apply]      what this host costs the tunnel; --help for more\n  \
            ringway --version | --help\n  \
            ringway --show-ciphers | --show-digests | --show-tls\n\
          \n\
@@ -325,6 +330,10 @@ mod tests {
         assert_eq!(parsed("--verb 3 --show-tls"), Ok(Invocation::ShowTls));
         assert!(parsed("").is_err());
         assert!(parsed("check --json").is_err());
+        assert_eq!(
+            parsed("doctor --json"),
+            Ok(Invocation::Doctor(words("--json")))
+        );
     }
 
     #[test]

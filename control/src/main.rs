@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use ringway::cli::{self, Invocation};
-use ringway::{check, driver};
+use ringway::{check, doctor, driver};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -23,6 +23,7 @@ fn main() -> ExitCode {
             print!("{}", if json { report.json() } else { report.text() });
             ExitCode::from(report.exit_code())
         }
+        Invocation::Doctor(args) => ExitCode::from(doctor::run(&args)),
         Invocation::MakeTun(request) => done(driver::make_tun(&request)),
         Invocation::RemoveTun(request) => done(driver::remove_tun(&request)),
         Invocation::GenerateKey(request) => done(cli::generate_key(&request, unix_time())),

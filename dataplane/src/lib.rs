@@ -23,6 +23,7 @@ pub mod offload;
 pub mod packet_id;
 pub mod peer;
 pub mod pool;
+pub mod probe;
 pub mod replay;
 pub mod stats;
 #[allow(unsafe_code)]

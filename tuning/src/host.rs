@@ -1,22 +1,45 @@
 //! Kernel limits and memory, and the buffer sizes that follow from them.
 //!
 //! ```text
-//!  wanted socket buffer = memory / 512, between 1 and 8 MiB, rounded down to a power of two
-//!  wanted transmit queue = 1000 packets, 500 below 1 GiB of memory
+//!  wanted socket buffer  = 20 ms of the outer link's rate, 8 MiB where the rate is unknown;
+//!                          at most memory / 512, between 1 and 32 MiB, a power of two
+//!  wanted transmit queue = 5 ms of the rate in packets of 1500 bytes, 1000 where it is unknown;
+//!                          at most memory / 16 in packets of 64 KiB, between 500 and 4000
 //! ```
 //!
-//! 8 MiB hold about 13 ms of a 5 Gbit/s stream: more than a control thread's longest pause, less
-//! than what would turn congestion into seconds of delay. The kernel counts its bookkeeping into
-//! the buffer, so about half of that is payload.
+//! 20 ms are more than the longest pause of a worker that shares its core, and less than what would
+//! turn congestion into noticeable delay. The kernel doubles what is asked for and counts its
+//! bookkeeping into that.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 
+use crate::route;
+
 /// Smallest and largest socket buffer asked for, in bytes.
-const BUFFER_RANGE: (usize, usize) = (1 << 20, 8 << 20);
+const BUFFER_RANGE: (usize, usize) = (1 << 20, 32 << 20);
+
+/// Socket buffer for a link of unknown rate, in bytes.
+const BUFFER_USUAL: u64 = 8 << 20;
+
+/// Time a socket buffer shall hold, in milliseconds.
+const BUFFER_MS: u64 = 20;
 
 /// Memory per byte of socket buffer.
-const MEMORY_SHARE: u64 = 512;
+const BUFFER_SHARE: u64 = 512;
+
+/// Shortest and longest transmit queue, in packets.
+const QUEUE_RANGE: (u64, u64) = (500, 4000);
+
+/// Transmit queue for a link of unknown rate, in packets.
+const QUEUE_USUAL: u64 = 1000;
+
+/// Time a transmit queue of plain packets shall hold, in milliseconds.
+const QUEUE_MS: u64 = 5;
+
+/// Memory per byte of a transmit queue full of super-packets.
+const QUEUE_SHARE: u64 = 16;
 
 /// Figures of this host. `None` where the kernel does not tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +54,8 @@ pub struct Limits {
     pub wmem_default: Option<usize>,
     /// Memory of the host, in bytes.
     pub memory: Option<u64>,
+    /// Rate of the outer link, in Mbit/s.
+    pub rate: Option<u64>,
 }
 
 /// Socket buffers to ask for.
@@ -50,6 +75,18 @@ impl Limits {
         Self::read_from(Path::new("/proc"))
     }
 
+    /// The same, with the rate of the link that leads to `remote`, or to the rest of the world.
+    pub fn read_towards(remote: Option<IpAddr>) -> Self {
+        let interface = match remote {
+            Some(remote) => route::interface_towards(remote),
+            None => route::default_interfaces().into_iter().next(),
+        };
+        Limits {
+            rate: interface.as_deref().and_then(route::rate),
+            ..Self::read()
+        }
+    }
+
     fn read_from(proc: &Path) -> Self {
         let number = |name: &str| -> Option<usize> {
             let text = fs::read_to_string(proc.join("sys/net/core").join(name)).ok()?;
@@ -63,6 +100,7 @@ impl Limits {
             memory: fs::read_to_string(proc.join("meminfo"))
                 .ok()
                 .and_then(|text| total_memory(&text)),
+            rate: None,
         }
     }
 }
@@ -73,7 +111,7 @@ impl Limits {
 /// limit (`SO_RCVBUFFORCE`), without it the kernel cuts them. A default that is larger than what is
 /// wanted stays.
 pub fn socket_buffers(limits: Limits) -> Choice {
-    let wanted = wanted_buffer(limits.memory);
+    let wanted = wanted_buffer(limits);
     let rcvbuf = wanted.max(limits.rmem_default.unwrap_or(0));
     let sndbuf = wanted.max(limits.wmem_default.unwrap_or(0));
     let short = |name: &str, limit: Option<usize>, wanted: usize| {
@@ -97,23 +135,35 @@ pub fn socket_buffers(limits: Limits) -> Choice {
 }
 
 /// Transmit queue length for the TUN device, in packets, when the configuration does not say
-/// (`txqueuelen`). A packet may be a super-packet of 64 KiB, so small hosts get the kernel's usual
-/// 500.
+/// (`txqueuelen`). A packet may be a super-packet of 64 KiB, so memory limits it.
 pub fn txqueuelen(limits: Limits) -> u32 {
-    const SMALL: u64 = 1 << 30;
-    match limits.memory {
-        Some(memory) if memory >= SMALL => 1000,
-        _ => 500,
-    }
+    const SUPER_PACKET: u64 = 64 << 10;
+    let (shortest, longest) = QUEUE_RANGE;
+    let wanted = limits.rate.map_or(QUEUE_USUAL, |rate| {
+        bytes_in(rate, QUEUE_MS).div_ceil(1500).min(longest)
+    });
+    let room = limits.memory.unwrap_or(0) / QUEUE_SHARE / SUPER_PACKET;
+    // At most 4000, so it fits.
+    wanted.min(room).max(shortest) as u32
 }
 
-fn wanted_buffer(memory: Option<u64>) -> usize {
+fn wanted_buffer(limits: Limits) -> usize {
     let (smallest, largest) = BUFFER_RANGE;
-    let share = memory.map_or(0, |memory| memory / MEMORY_SHARE);
-    let share = usize::try_from(share)
+    let wanted = limits.rate.map_or(BUFFER_USUAL, |rate| {
+        bytes_in(rate, BUFFER_MS)
+            .checked_next_power_of_two()
+            .unwrap_or(u64::MAX)
+    });
+    let room = limits.memory.unwrap_or(0) / BUFFER_SHARE;
+    let bytes = usize::try_from(wanted.min(room))
         .unwrap_or(usize::MAX)
         .clamp(smallest, largest);
-    1 << share.ilog2()
+    1 << bytes.ilog2()
+}
+
+/// Bytes that a link of this rate (Mbit/s) carries in this time.
+fn bytes_in(rate: u64, milliseconds: u64) -> u64 {
+    rate.saturating_mul(1000 / 8).saturating_mul(milliseconds)
 }
 
 /// `MemTotal` of `/proc/meminfo`, in bytes.
@@ -181,9 +231,42 @@ mod tests {
     }
 
     #[test]
+    fn buffers_follow_the_rate_as_far_as_memory_goes() {
+        for (gib, rate, expected) in [
+            (64, 10, MIB),
+            (64, 1_000, 4 * MIB),
+            (64, 5_000, 16 * MIB),
+            (64, 10_000, 32 * MIB),
+            (64, u64::MAX, 32 * MIB),
+            (4, 10_000, 8 * MIB),
+            (0, 10_000, MIB),
+        ] {
+            let limits = Limits {
+                rate: Some(rate),
+                ..memory(gib)
+            };
+            assert_eq!(socket_buffers(limits).rcvbuf, expected, "{gib} {rate}");
+        }
+    }
+
+    #[test]
     fn queue_lengths() {
         assert_eq!(txqueuelen(Limits::default()), 500);
         assert_eq!(txqueuelen(memory(1)), 1000);
+        for (gib, rate, expected) in [
+            (64, 100, 500),
+            (64, 2_500, 1042),
+            (64, 100_000, 4000),
+            (64, u64::MAX, 4000),
+            (2, 10_000, 2048),
+            (0, 10_000, 500),
+        ] {
+            let limits = Limits {
+                rate: Some(rate),
+                ..memory(gib)
+            };
+            assert_eq!(txqueuelen(limits), expected, "{gib} {rate}");
+        }
     }
 
     #[test]

@@ -90,7 +90,7 @@ impl Interface {
         let mtu = u32::from(connection.tun_mtu);
         let queue_length = options
             .txqueuelen
-            .unwrap_or_else(|| ringway_tuning::txqueuelen(Limits::read()));
+            .unwrap_or_else(|| ringway_tuning::txqueuelen(Limits::read_towards(remote)));
         netlink
             .set_up(
                 device.ifindex,

@@ -47,7 +47,9 @@ pub(super) fn udp_config(options: &Options, target: &Target, local: Option<IpAdd
         // One socket for both families.
         (None, None) => UdpFamily::V6,
     };
-    let buffers = ringway_tuning::socket_buffers(Limits::read());
+    let buffers = ringway_tuning::socket_buffers(Limits::read_towards(
+        target.remote.map(|remote| remote.ip()),
+    ));
     let mut config = UdpConfig::new(family);
     config.local = local;
     config.port = if connection.bind { connection.lport } else { 0 };

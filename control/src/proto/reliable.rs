@@ -341,7 +341,10 @@ mod tests {
         for wait in [2, 4, 4, 4] {
             let due = at + Duration::from_secs(wait);
             assert_eq!(send.deadline(), Some(due));
-            assert_eq!(poll_ids(&mut send, due - Duration::from_millis(1)), []);
+            assert_eq!(
+                poll_ids(&mut send, due - Duration::from_millis(1)),
+                [0u32; 0]
+            );
             assert_eq!(poll_ids(&mut send, due), [0]);
             at = due;
         }
@@ -363,12 +366,12 @@ mod tests {
             assert!(send.ack(id));
         }
         assert!(!send.ack(2), "a repeated ack does not count");
-        assert_eq!(poll_ids(&mut send, now), []);
+        assert_eq!(poll_ids(&mut send, now), [0u32; 0]);
         assert!(send.ack(3));
         assert_eq!(send.deadline(), Some(now));
         assert_eq!(poll_ids(&mut send, now), [0]);
         assert!(send.ack(4) && send.ack(5));
-        assert_eq!(poll_ids(&mut send, now), [], "counting starts again");
+        assert_eq!(poll_ids(&mut send, now), [0u32; 0], "counting starts again");
     }
 
     #[test]
