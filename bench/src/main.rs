@@ -2,8 +2,9 @@
 //!
 //! * `demo`: one link from nothing, with real traffic and what it carried.
 //! * `compare`: Ringway against OpenVPN, interleaved in one run; writes a table and JSON.
+//! * `source` and `sink`: load a real link between two hosts, through a tunnel or around it.
 //!
-//! Both make their own network namespaces and remove them; both need root.
+//! The first two make their own network namespaces and remove them, and need root.
 
 #![forbid(unsafe_code)]
 
@@ -11,6 +12,7 @@ mod compare;
 mod demo;
 
 use clap::{Parser, Subcommand};
+use ringway_bench::load;
 
 #[derive(Parser)]
 #[command(about = "Measures Ringway beside its peers, and shows it at work")]
@@ -25,6 +27,10 @@ enum Command {
     Demo(demo::Options),
     /// Measure Ringway against OpenVPN, interleaved in one run.
     Compare(compare::Options),
+    /// Wait for a source on another host and count what it sends.
+    Sink(load::sink::Options),
+    /// Load the path to a sink on another host and say what it carried.
+    Source(load::source::Options),
     /// The inside of a measurement: runs in a namespace, not meant for people.
     #[command(subcommand, hide = true)]
     Traffic(ringway_lab::helper::Task),
@@ -34,6 +40,19 @@ fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     if let Command::Traffic(task) = &cli.command {
         return ringway_lab::helper::main(task);
+    }
+    let loaded = match &cli.command {
+        Command::Sink(options) => Some(load::sink::run(options)),
+        Command::Source(options) => Some(load::source::run(options)),
+        Command::Demo(_) | Command::Compare(_) | Command::Traffic(_) => None,
+    };
+    if let Some(outcome) = loaded {
+        // Tools for people and scripts: what went wrong is one line.
+        if let Err(error) = outcome {
+            eprintln!("ringway-bench: {error:#}");
+            std::process::exit(1);
+        }
+        return Ok(());
     }
     let missing = ringway_lab::missing();
     anyhow::ensure!(
@@ -46,6 +65,6 @@ fn main() -> anyhow::Result<()> {
     match cli.command {
         Command::Demo(options) => demo::run(&options),
         Command::Compare(options) => compare::run(&options),
-        Command::Traffic(_) => Ok(()),
+        Command::Sink(_) | Command::Source(_) | Command::Traffic(_) => Ok(()),
     }
 }
