@@ -1,4 +1,5 @@
-//! Packet formats: sealing in batches, opening one at a time, always in place.
+//! Packet formats: sealing in batches, opening one at a time or, for CBC, in batches, always in
+//! place.
 //!
 //! ```text
 //!   aead      | header | packet_id 4 | tag 16 | ciphertext ...            |
@@ -37,7 +38,7 @@ pub struct Segment {
 }
 
 /// What encrypts and signs AES-CBC with HMAC here, in words for the log. The first call compares it
-/// with known answers, which takes less than a millisecond or two.
+/// with known answers, which takes a few milliseconds at most.
 pub fn cbc_backend() -> &'static str {
     multi::name()
 }
