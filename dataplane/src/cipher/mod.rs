@@ -37,8 +37,8 @@ pub struct Segment {
     pub len: usize,
 }
 
-/// What encrypts and signs AES-CBC with HMAC here, in words for the log. The first call compares it
-/// with known answers, which takes a few milliseconds at most.
+/// What encrypts and signs AES-CBC with HMAC here, in words for the log. The first call, or the
+/// first such key, compares it with known answers.
 pub fn cbc_backend() -> &'static str {
     multi::name()
 }
