@@ -1,4 +1,5 @@
-//! Packet formats: sealing in batches, opening one at a time, always in place.
+//! Packet formats: sealing in batches, opening one at a time or, for CBC, in batches, always in
+//! place.
 //!
 //! ```text
 //!   aead      | header | packet_id 4 | tag 16 | ciphertext ...            |
@@ -36,8 +37,8 @@ pub struct Segment {
     pub len: usize,
 }
 
-/// What encrypts and signs AES-CBC with HMAC here, in words for the log. The first call compares it
-/// with known answers, which takes less than a millisecond or two.
+/// What encrypts and signs AES-CBC with HMAC here, in words for the log. The first call, or the
+/// first such key, compares it with known answers.
 pub fn cbc_backend() -> &'static str {
     multi::name()
 }

@@ -1,4 +1,5 @@
-//! Everything that needs `unsafe`: the kernel's structures behind safe functions.
+//! Everything that needs `unsafe`, but for the vector code of packet cryptography: the kernel's
+//! structures behind safe functions.
 //!
 //! Each block does one operation and says why it is sound. Nothing here knows a packet format,
 //! a key or a peer; what the calls mean is said by [`crate::tun`], [`crate::udp`] and
