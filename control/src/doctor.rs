@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use ringway_dataplane::key_slot::Cipher;
 use ringway_dataplane::probe;
+use ringway_tuning::cpu::Cores;
 use ringway_tuning::cpu_list::CpuList;
 use ringway_tuning::doctor::report::Applied;
 use ringway_tuning::doctor::{
@@ -221,7 +222,9 @@ fn used(options: &Options, connection: &Connection, v6: bool) -> Use {
         txqueuelen: options.txqueuelen,
         sndbuf: options.sndbuf.map(|bytes| bytes as usize),
         rcvbuf: options.rcvbuf.map(|bytes| bytes as usize),
-        workers: options.ringway_workers.into(),
+        workers: options
+            .ringway_workers
+            .map_or_else(|| ringway_tuning::cpu::workers(Cores::count()), usize::from),
         cpus: options.ringway_cpus.iter().copied().collect::<CpuList>(),
         uring: options.ringway_io != IoEngine::Syscalls,
         ciphers: ciphers.map(str::to_owned).collect(),

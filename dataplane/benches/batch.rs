@@ -16,12 +16,13 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::Inner;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 use ringway_dataplane::cipher::Segment;
-use ringway_dataplane::command::{Command, Endpoint, PeerConfig, PeerHandle};
+use ringway_dataplane::command::{Command, Endpoint, PeerConfig, PeerHandle, Roles};
 use ringway_dataplane::framing::Framing;
 use ringway_dataplane::key_slot::{
     Cipher, DataFormat, DataKeys, Digest, DirectionKey, RecvKey, SendKey,
@@ -149,6 +150,7 @@ fn pair(cipher: Cipher, io: IoChoice) -> Option<[End; 2]> {
             tun: Some(queue),
             io,
             cpu: None,
+            busy_poll: Duration::ZERO,
             name: format!("bench-{i}"),
         })
         .ok()?;
@@ -171,11 +173,13 @@ fn pair(cipher: Cipher, io: IoChoice) -> Option<[End; 2]> {
             framing: Framing::None,
             mss_v4: 1400,
             mss_v6: 1380,
+            segment_to: 0,
             replay_window: 65_536,
             replay_time: 0,
             passtos: false,
             guard_recursion: false,
             block_ipv6: false,
+            roles: Roles::default(),
             stats: Arc::new(PeerStats::default()),
         };
         for command in [

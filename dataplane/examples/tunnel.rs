@@ -98,6 +98,7 @@ fn peer_config(remote: SocketAddr, stats: &Arc<PeerStats>) -> PeerConfig {
         framing: Framing::None,
         mss_v4: 1400,
         mss_v6: 1380,
+        segment_to: 0,
         replay_window: 65_536,
         replay_time: 15,
         passtos: false,

@@ -65,6 +65,9 @@ pub struct PeerConfig {
     pub mss_v4: u16,
     /// See `mss_v4`.
     pub mss_v6: u16,
+    /// Largest datagram, in bytes of UDP payload, that the path takes whole. TCP from TUN is cut so
+    /// that its datagrams fit, whatever segment size it came with. 0 leaves it as it is.
+    pub segment_to: u16,
     /// Replay window in packets (`replay-window n`); 0 accepts only strictly increasing ids.
     pub replay_window: u32,
     /// Seconds after which a packet in the window is too old (`replay-window n t`).

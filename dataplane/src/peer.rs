@@ -561,6 +561,7 @@ mod tests {
             framing: Framing::None,
             mss_v4: 0,
             mss_v6: 0,
+            segment_to: 0,
             replay_window: 64,
             replay_time: 15,
             passtos: false,

@@ -180,6 +180,28 @@ impl UdpSocket {
         Ok(sockets)
     }
 
+    /// The MTU of the way to `remote` as the kernel knows it, for a socket of this configuration. No
+    /// packet is sent.
+    ///
+    /// # Errors
+    /// There is no route.
+    pub fn path_mtu(config: &UdpConfig, remote: SocketAddr) -> io::Result<u32> {
+        let (domain, level, option) = match remote {
+            SocketAddr::V4(_) => (Domain::IPV4, libc::IPPROTO_IP, libc::IP_MTU),
+            SocketAddr::V6(_) => (Domain::IPV6, libc::IPPROTO_IPV6, libc::IPV6_MTU),
+        };
+        let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+        if let Some(mark) = config.mark {
+            socket.set_mark(mark)?;
+        }
+        if let Some(device) = &config.bind_dev {
+            socket.bind_device(Some(device.as_bytes()))?;
+        }
+        socket.connect(&remote.into())?;
+        let mtu = socket::option(socket.as_fd(), level, option)?;
+        u32::try_from(mtu).map_err(|_| io::ErrorKind::InvalidData.into())
+    }
+
     /// A second handle on the same socket.
     ///
     /// # Errors
@@ -561,6 +583,13 @@ mod tests {
         };
         assert!(UdpSocket::open_group(&config, 3).is_err());
         assert!(UdpSocket::open(&config).is_err());
+    }
+
+    #[test]
+    fn the_way_to_ourselves_is_wide() {
+        let config = UdpConfig::new(Family::V4);
+        let mtu = UdpSocket::path_mtu(&config, "127.0.0.1:9".parse().unwrap()).unwrap();
+        assert!(mtu >= 1500, "{mtu}");
     }
 
     #[test]

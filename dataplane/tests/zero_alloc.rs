@@ -171,6 +171,7 @@ impl End {
             framing: Framing::None,
             mss_v4: 1400,
             mss_v6: 1380,
+            segment_to: 0,
             replay_window: 2048,
             replay_time: 15,
             passtos: true,

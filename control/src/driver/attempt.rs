@@ -31,6 +31,7 @@ use crate::host::signals::Signal;
 use crate::log;
 use crate::proto::Now;
 use crate::proto::negotiate::Negotiated;
+use crate::proto::peer_info::extensions;
 use crate::proto::push::{Advance, ControlMessage};
 use crate::proto::tunnel::{self, KeyUsage, Mode, Tunnel};
 
@@ -379,6 +380,7 @@ impl<'p> Attempt<'p> {
             framing: negotiated.framing,
             mss_v4,
             mss_v6,
+            segment_to: self.segment_to(negotiated, endpoint),
             replay_window: self.options.replay_window.packets,
             replay_time: self.options.replay_window.seconds,
             passtos: self.options.passtos,
@@ -388,6 +390,18 @@ impl<'p> Attempt<'p> {
             stats: self.stats.clone(),
         };
         self.command(Command::SetPeer(PEER, Box::new(config)));
+    }
+
+    /// What the path to a peer that joins segments takes whole; 0 for any other peer.
+    fn segment_to(&self, negotiated: &Negotiated, endpoint: Endpoint) -> u16 {
+        if negotiated.extensions & extensions::JOINS_SEGMENTS == 0 {
+            return 0;
+        }
+        let config = setup::udp_config(&self.options, &self.target, None);
+        let headers = if endpoint.remote.is_ipv6() { 48 } else { 28 };
+        // A route that is not known now only means that nothing is cut.
+        let mtu = UdpSocket::path_mtu(&config, endpoint.remote).unwrap_or(0);
+        u16::try_from(mtu.saturating_sub(headers)).unwrap_or(u16::MAX)
     }
 
     fn data_channel_up(&mut self) {

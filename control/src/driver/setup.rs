@@ -27,7 +27,7 @@ use crate::proto::error::KeyFileError;
 use crate::proto::mssfix::{self, WireShape};
 use crate::proto::negotiate::{Negotiated, Preferences, Pushed};
 use crate::proto::occ::{OccCipher, OccInput, OccProto};
-use crate::proto::peer_info::{Detail, OwnPeerInfo, iv_proto};
+use crate::proto::peer_info::{Detail, OwnPeerInfo, extensions, iv_proto};
 use crate::proto::push::AuthFailed;
 use crate::proto::wrap::tls_crypt_v2::ClientKey;
 use crate::proto::wrap::{StaticKey, WrapConfig};
@@ -206,6 +206,7 @@ pub(super) fn peer_info(options: &Options, connection: &Connection) -> String {
             .map(|c| c.name().to_owned())
             .collect(),
         mtu: options.pull.then_some(u32::from(connection.tun_mtu_max)),
+        extensions: if options.pull { 0 } else { extensions::OWN },
         stub_framings: true,
         extra: own("IV_"),
         private,

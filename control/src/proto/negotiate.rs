@@ -5,7 +5,7 @@ use ringway_dataplane::framing::Framing;
 use ringway_dataplane::key_slot::{Cipher, DataFormat, Digest};
 
 use super::TlsRole;
-use super::peer_info::{PeerInfo, iv_proto};
+use super::peer_info::{PeerInfo, extensions, iv_proto};
 
 /// Peer-id used point to point when no exporter is at hand (protocol §8.2).
 const P2P_PEER_ID: u32 = 0x76_706E;
@@ -42,6 +42,8 @@ pub struct Negotiated {
     pub dyn_tls_crypt: bool,
     /// Compression framing.
     pub framing: Framing,
+    /// Ringway's own [`extensions`] that both ends know.
+    pub extensions: u32,
 }
 
 /// What a server pushed that concerns the data channel.
@@ -95,6 +97,7 @@ pub fn point_to_point(
         cc_exit: common & iv_proto::CC_EXIT != 0,
         dyn_tls_crypt: common & iv_proto::DYN_TLS_CRYPT != 0,
         framing: own.framing,
+        extensions: peer.extensions & extensions::OWN,
     })
 }
 
@@ -134,6 +137,7 @@ pub fn pulled(
         cc_exit: pushed.cc_exit,
         dyn_tls_crypt: pushed.dyn_tls_crypt,
         framing: pushed.framing.unwrap_or(own.framing),
+        extensions: 0,
     })
 }
 

@@ -42,6 +42,17 @@ pub mod iv_proto {
     pub const P2P: u32 = DATA_V2 | TLS_KEY_EXPORT | NCP_P2P | CC_EXIT | DYN_TLS_CRYPT | DATA_EPOCH;
 }
 
+/// Bits of `IV_RINGWAY`. An extension is used only where both ends announce it, so that towards a
+/// stock peer nothing differs but this line.
+pub mod extensions {
+    /// Joins TCP segments into large packets before they reach its interface, so it is best served
+    /// with segments that fit the path.
+    pub const JOINS_SEGMENTS: u32 = 1;
+
+    /// All that this end knows.
+    pub const OWN: u32 = JOINS_SEGMENTS;
+}
+
 /// Longest peer info built, as in 2.x.
 pub const MAX_LEN: usize = 1536;
 
@@ -72,6 +83,8 @@ pub struct OwnPeerInfo {
     pub ciphers: Vec<String>,
     /// `IV_MTU`: the largest pushed `tun-mtu` taken.
     pub mtu: Option<u32>,
+    /// `IV_RINGWAY`: [`extensions`] of Ringway's own that this end knows; 0 leaves the line out.
+    pub extensions: u32,
     /// The stub framings are allowed: `IV_LZO_STUB`, `IV_COMP_STUB`, `IV_COMP_STUBv2`.
     pub stub_framings: bool,
     /// Further lines told to every server, e.g. `IV_GUI_VER`, `IV_SSO`: name and value.
@@ -106,6 +119,9 @@ impl OwnPeerInfo {
         }
         add("IV_CIPHERS", &self.ciphers.join(":"));
         add("IV_PROTO", &self.iv_proto.to_string());
+        if self.extensions != 0 {
+            add("IV_RINGWAY", &self.extensions.to_string());
+        }
         if detail != Detail::Negotiation {
             if self.stub_framings {
                 add("IV_LZO_STUB", "1");
@@ -136,6 +152,8 @@ pub struct PeerInfo {
     pub iv_ncp: u32,
     /// `IV_MTU`
     pub iv_mtu: Option<u32>,
+    /// `IV_RINGWAY`; 0 if absent.
+    pub extensions: u32,
     /// `IV_VER`
     pub iv_ver: Option<String>,
     /// `IV_PLAT`
@@ -164,6 +182,7 @@ impl PeerInfo {
                 "IV_PROTO" => info.iv_proto = value.parse().unwrap_or(0),
                 "IV_NCP" => info.iv_ncp = value.parse().unwrap_or(0),
                 "IV_MTU" => info.iv_mtu = value.parse().ok(),
+                "IV_RINGWAY" => info.extensions = value.parse().unwrap_or(0),
                 "IV_CIPHERS" => info.iv_ciphers = Some(split(&value, ':')),
                 "IV_SSO" => info.iv_sso = split(&value, ','),
                 "IV_VER" => info.iv_ver = Some(value.clone()),
@@ -222,6 +241,7 @@ mod tests {
             iv_proto: iv_proto::PULL,
             ciphers: vec!["AES-256-GCM".into(), "AES-128-GCM".into()],
             mtu: Some(1600),
+            extensions: 0,
             stub_framings: true,
             extra: vec![("IV_GUI_VER".into(), "none".into())],
             private: vec![("UV_NAME".into(), "x\ny".into())],

@@ -36,6 +36,10 @@ const UDP_CHECKSUM: usize = 6;
 
 /// TCP flags that belong to the last segment: FIN and PSH.
 const TCP_LAST: u8 = 0x09;
+/// TCP flags of packets that are left whole: SYN, RST, URG.
+const TCP_ALONE: u8 = 0x26;
+/// Smallest payload worth cutting to, the default MSS of RFC 9293 §3.7.1.
+const SMALLEST_SEGMENT: usize = 536;
 /// The TCP flag that belongs to the first segment: CWR.
 const TCP_FIRST: u8 = 0x80;
 
@@ -93,6 +97,34 @@ pub fn plan(hdr: &VnetHdr, packet: &[u8]) -> Result<Plan, DropReason> {
         plan_segments(hdr, packet)
     };
     plan.ok_or(DropReason::BadOffload)
+}
+
+/// A header that asks for `packet`, TCP and longer than `limit`, to be cut into packets of at most
+/// that length; `None` when it fits, or must be left alone: other protocols, fragments, packets that
+/// open, reset or urge, checksums that are complete already.
+pub fn resegment(hdr: &VnetHdr, packet: &[u8], limit: usize) -> Option<VnetHdr> {
+    let asked = usize::from(hdr.gso_size);
+    let whole = hdr.gso_type & !VnetHdr::ECN == VnetHdr::GSO_NONE;
+    if packet.len() <= limit || hdr.flags & VnetHdr::NEEDS_CSUM == 0 {
+        return None;
+    }
+    let ip = IpView::parse(packet)?;
+    let transport = segmentable_transport(&ip).filter(|transport| transport.protocol == TCP)?;
+    let header_len = transport.offset + transport_header_len(true, packet, transport.offset)?;
+    let flags = *packet.get(transport.offset + 13)?;
+    let gso_size = limit.checked_sub(header_len)?.min(usize::from(u16::MAX));
+    if flags & TCP_ALONE != 0 || gso_size < SMALLEST_SEGMENT || (!whole && asked <= gso_size) {
+        return None;
+    }
+    let gso_type = match ip.is_ipv6() {
+        true => VnetHdr::GSO_TCPV6,
+        false => VnetHdr::GSO_TCPV4,
+    };
+    Some(VnetHdr {
+        gso_type: gso_type | hdr.gso_type & VnetHdr::ECN,
+        gso_size: gso_size as u16,
+        ..*hdr
+    })
 }
 
 impl Plan {
@@ -326,6 +358,47 @@ mod tests {
     use super::*;
     use crate::offload::sample::{Sample, payload, transport_valid};
     use proptest::prelude::*;
+
+    #[test]
+    fn tcp_is_cut_to_fit_the_path() {
+        for ipv6 in [false, true] {
+            let sample = Sample::tcp(ipv6);
+            let data = payload(40_000);
+            let (header, packet) = sample.build_super(&data, 20_000);
+            let headers = packet.len() - data.len();
+            let expected = sample.segments(&data, 1400 - headers as u16);
+            let cut = resegment(&header, &packet, 1400).unwrap();
+            assert_eq!(split(&cut, &packet), expected);
+            // A single packet of that size is no different.
+            let single = VnetHdr {
+                gso_type: VnetHdr::GSO_NONE,
+                gso_size: 0,
+                ..header
+            };
+            let cut = resegment(&single, &packet, 1400).unwrap();
+            assert_eq!(split(&cut, &packet), expected);
+        }
+    }
+
+    #[test]
+    fn what_fits_or_must_stay_whole_is_left_alone() {
+        let sample = Sample::tcp(false);
+        let (header, packet) = sample.build_super(&payload(4000), 1300);
+        assert_eq!(resegment(&header, &packet, 1400), None);
+        assert_eq!(resegment(&header, &packet, packet.len()), None);
+        // Too small to be worth it.
+        assert_eq!(resegment(&header, &packet, 500), None);
+        for flag in [0x02, 0x04, 0x20] {
+            let mut packet = packet.clone();
+            packet[20 + 13] |= flag;
+            assert_eq!(resegment(&header, &packet, 1000), None);
+        }
+        let complete = VnetHdr { flags: 0, ..header };
+        assert_eq!(resegment(&complete, &packet, 1000), None);
+        let (header, packet) = Sample::udp(false).build_super(&payload(4000), 1300);
+        assert_eq!(resegment(&header, &packet, 1000), None);
+        assert_eq!(resegment(&header, &packet[..10], 5), None);
+    }
 
     fn split(hdr: &VnetHdr, packet: &[u8]) -> Vec<Vec<u8>> {
         let plan = plan(hdr, packet).unwrap();

@@ -178,6 +178,7 @@ impl Node {
             framing: Framing::None,
             mss_v4: 0,
             mss_v6: 0,
+            segment_to: 0,
             replay_window: 2048,
             replay_time: 15,
             passtos: false,

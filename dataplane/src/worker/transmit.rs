@@ -257,7 +257,12 @@ impl Transmit {
             true => IpView::parse(packet).map(|ip| ip.traffic_class()),
             false => None,
         };
-        let plan = match split::plan(&header, packet) {
+        let fit = usize::from(config.segment_to).min(peer.gso_limit);
+        let resegmented = match config.segment_to {
+            0 => None,
+            _ => split::resegment(&header, packet, key.max_inner(fit)),
+        };
+        let plan = match split::plan(&resegmented.unwrap_or(header), packet) {
             Ok(plan) => plan,
             Err(reason) => return Ok(Err(reason)),
         };
