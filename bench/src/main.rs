@@ -1,16 +1,46 @@
 //! Measures Ringway beside its peers, and shows it at work.
 //!
 //! * `demo`: one link from nothing, with real traffic and what it carried.
-//! * `compare`: Ringway against OpenVPN, interleaved in one run; writes a table and JSON.
+//! * `all`: every row of the target table, written as RESULTS.md, results.json and report.html;
+//!   `throughput`, `pps`, `memory`, `peers` measure parts of it, `report` draws the
+//!   files again.
 //!
-//! Both make their own network namespaces and remove them; both need root.
+//! ```text
+//!   suite     settings (condition, probes, programs) and targets
+//!     |
+//!   run       rounds, order, progress --- tunnel   program at work in two namespaces
+//!     |                                     |      (program, wireguard)
+//!     |                                   probe    values of one turn (cbc_cost)
+//!   results   values, JSON
+//!     |
+//!   target    verdicts --- table  RESULTS.md --- report  report.html
+//! ```
+//!
+//! Measurements make their own network namespaces and remove them; they need root.
 
 #![forbid(unsafe_code)]
 
-mod compare;
+mod cbc_cost;
 mod demo;
+mod machine;
+mod measure;
+mod probe;
+mod program;
+mod report;
+mod results;
+mod run;
+mod suite;
+mod table;
+mod target;
+mod tunnel;
+mod wireguard;
+
+use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
+
+use crate::measure::Measure;
+use crate::suite::Setting;
 
 #[derive(Parser)]
 #[command(about = "Measures Ringway beside its peers, and shows it at work")]
@@ -23,17 +53,38 @@ struct Cli {
 enum Command {
     /// Build one link from nothing, send traffic through it, print what it carried.
     Demo(demo::Options),
-    /// Measure Ringway against OpenVPN, interleaved in one run.
-    Compare(compare::Options),
+    /// Measure every row of the target table; writes RESULTS.md, results.json and report.html.
+    #[command(alias = "results")]
+    All(run::Options),
+    /// TCP throughput and CPU time per gigabyte.
+    #[command(alias = "cpu")]
+    Throughput(run::Options),
+    /// 64-byte datagrams per second.
+    Pps(run::Options),
+    /// Resident size, by workers.
+    Memory(run::Options),
+    /// All programs side by side: one TCP stream and 64-byte datagrams.
+    Peers(run::Options),
+    /// Draw RESULTS.md and report.html again from results.json.
+    Report {
+        /// The folder they are in.
+        #[arg(default_value = FOLDER)]
+        folder: PathBuf,
+    },
     /// The inside of a measurement: runs in a namespace, not meant for people.
     #[command(subcommand, hide = true)]
     Traffic(ringway_lab::helper::Task),
 }
 
+/// Where the project keeps its results.
+const FOLDER: &str = "bench";
+
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
-    if let Command::Traffic(task) = &cli.command {
-        return ringway_lab::helper::main(task);
+    match &cli.command {
+        Command::Traffic(task) => return ringway_lab::helper::main(task),
+        Command::Report { folder } => return run::again(folder),
+        _ => {}
     }
     let missing = ringway_lab::missing();
     anyhow::ensure!(
@@ -45,7 +96,21 @@ fn main() -> anyhow::Result<()> {
     ringway_lab::traffic::use_helper(vec![me.into(), "traffic".into()]);
     match cli.command {
         Command::Demo(options) => demo::run(&options),
-        Command::Compare(options) => compare::run(&options),
-        Command::Traffic(_) => Ok(()),
+        Command::All(options) => run::run(&options, Some(Path::new(FOLDER)), |_| true),
+        Command::Throughput(options) => run::run(&options, None, takes(Measure::TcpRate)),
+        Command::Pps(options) => run::run(&options, None, takes(Measure::SmallRate)),
+        Command::Memory(options) => run::run(&options, None, takes(Measure::Memory)),
+        Command::Peers(options) => run::run(&options, None, |setting| {
+            ["gcm", "udp-cut", "small"].contains(&setting.key)
+        }),
+        Command::Report { .. } | Command::Traffic(_) => Ok(()),
+    }
+}
+
+/// The settings in which a measure is taken.
+fn takes(measure: Measure) -> impl Fn(&Setting) -> bool {
+    move |setting| {
+        let mut probes = setting.probes.iter();
+        probes.any(|probe| probe.measures().contains(&measure))
     }
 }

@@ -1,0 +1,162 @@
+//! What is measured: Ringway and its variants, OpenVPN, other VPNs whose binary was given, and the
+//! bare wire.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::Result;
+use ringway_lab::command;
+use ringway_lab::peer::Peer;
+
+/// Key of Ringway as it is: the program every target is about.
+pub(crate) const RINGWAY: &str = "ringway";
+/// Key of OpenVPN.
+pub(crate) const OPENVPN: &str = "openvpn";
+/// Key of the bare wire.
+pub(crate) const VETH: &str = "veth";
+/// Key of the library Ringway's own ciphers are compared with.
+pub(crate) const LIBRARY: &str = "aws-lc-rs";
+
+/// Something that takes its turn in every round.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Program {
+    /// Short name, unique in a run; results are filed under it.
+    pub(crate) key: String,
+    /// Name for people.
+    pub(crate) title: String,
+    /// How it is started.
+    pub(crate) kind: Kind,
+}
+
+/// How a program is started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// No tunnel: the load runs over the veth pair itself.
+    Veth,
+    /// An OpenVPN peer with lines added to both ends' files.
+    OpenVpn(Peer, Vec<String>),
+    /// A user-space WireGuard, configured over its control socket.
+    WireGuard(PathBuf),
+    /// Not a program: a cipher library called for one packet at a time.
+    Library,
+}
+
+impl Program {
+    /// The bare wire.
+    pub(crate) fn veth() -> Self {
+        Self::new(VETH, "bare veth", Kind::Veth)
+    }
+
+    /// Debian's OpenVPN.
+    pub(crate) fn openvpn() -> Self {
+        let kind = Kind::OpenVpn(Peer::OpenVpn, Vec::new());
+        Self::new(OPENVPN, "OpenVPN", kind)
+    }
+
+    /// Ringway as it is.
+    pub(crate) fn ringway() -> Self {
+        Self::variant(RINGWAY, "Ringway", &[])
+    }
+
+    /// Ringway with lines added to both ends' files.
+    pub(crate) fn variant(key: &str, title: &str, lines: &[&str]) -> Self {
+        let lines = lines.iter().map(|line| (*line).to_owned()).collect();
+        Self::new(key, title, Kind::OpenVpn(Peer::Ringway, lines))
+    }
+
+    /// AWS-LC's ciphers, called as its documentation shows.
+    pub(crate) fn library() -> Self {
+        Self::new(LIBRARY, "aws-lc-rs, one packet at a time", Kind::Library)
+    }
+
+    /// What the program says of its version; empty where there is nothing to ask.
+    pub(crate) fn version(&self) -> Result<String> {
+        match &self.kind {
+            Kind::Veth | Kind::Library => Ok(String::new()),
+            Kind::OpenVpn(peer, _) => peer.version(),
+            Kind::WireGuard(path) => version(path),
+        }
+    }
+
+    fn new(key: &str, title: &str, kind: Kind) -> Self {
+        Self {
+            key: key.to_owned(),
+            title: title.to_owned(),
+            kind,
+        }
+    }
+}
+
+/// `--peer NAME=FILE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct External {
+    name: String,
+    path: PathBuf,
+}
+
+impl External {
+    /// The program it stands for.
+    pub(crate) fn program(&self) -> Program {
+        Program::new(&self.name, &self.name, Kind::WireGuard(self.path.clone()))
+    }
+}
+
+impl FromStr for External {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some((name, path)) = text.split_once('=') else {
+            return Err("expected NAME=FILE, e.g. wireguard-go=/usr/bin/wireguard-go".to_owned());
+        };
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if name.is_empty() || !name.chars().all(plain) {
+            return Err(format!("{name:?} is no name: letters, digits and -_. only"));
+        }
+        if name.starts_with(RINGWAY) || [OPENVPN, VETH, LIBRARY].contains(&name) {
+            return Err(format!("{name} takes part in any case; give another name"));
+        }
+        let path = Path::new(path);
+        match path.canonicalize() {
+            Ok(path) if path.is_file() => Ok(Self {
+                name: name.to_owned(),
+                path,
+            }),
+            Ok(_) => Err(format!("{} is no program file", path.display())),
+            Err(error) => Err(format!("{}: {error}", path.display())),
+        }
+    }
+}
+
+/// The first line a program says to `--version`.
+fn version(path: &Path) -> Result<String> {
+    let finished = command::finish(Command::new(path).arg("--version"), Duration::from_secs(10))?;
+    let said = finished.stdout + &finished.stderr;
+    Ok(said.lines().next().unwrap_or_default().trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_is_a_name_and_a_file() {
+        let me = std::env::current_exe().unwrap();
+        let given = format!("wireguard-go={}", me.display());
+        let program = given.parse::<External>().unwrap().program();
+        assert_eq!(program.key, "wireguard-go");
+        assert!(matches!(program.kind, Kind::WireGuard(_)));
+        for wrong in [
+            "wireguard-go",
+            "=x",
+            "a b=/bin/sh",
+            "x=/no/such/file",
+            "x=/",
+        ] {
+            assert!(wrong.parse::<External>().is_err(), "{wrong}");
+        }
+        let taken = format!("openvpn={}", me.display());
+        assert!(taken.parse::<External>().unwrap_err().contains("any case"));
+    }
+}
