@@ -2,8 +2,9 @@
 //!
 //! * `demo`: one link from nothing, with real traffic and what it carried.
 //! * `all`: every row of the target table, written as RESULTS.md, results.json and report.html;
-//!   `throughput`, `pps`, `memory`, `peers` measure parts of it, `report` draws the
-//!   files again.
+//!   `throughput`, `pps`, `latency`, `rekey`, `memory`, `peers` measure parts of it, `report`
+//!   draws the files again.
+//! * `source` and `sink`: load a real link between two hosts, through a tunnel or around it.
 //!
 //! ```text
 //!   suite     settings (condition, probes, programs) and targets
@@ -38,6 +39,7 @@ mod wireguard;
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
+use ringway_bench::load;
 
 use crate::measure::Measure;
 use crate::suite::Setting;
@@ -61,9 +63,13 @@ enum Command {
     Throughput(run::Options),
     /// 64-byte datagrams per second.
     Pps(run::Options),
+    /// Round trips, idle and beside one TCP stream.
+    Latency(run::Options),
+    /// What a change of keys costs under full load.
+    Rekey(run::Options),
     /// Resident size, by workers.
     Memory(run::Options),
-    /// All programs side by side: one TCP stream and 64-byte datagrams.
+    /// All programs side by side: one TCP stream, 64-byte datagrams, round trips.
     Peers(run::Options),
     /// Draw RESULTS.md and report.html again from results.json.
     Report {
@@ -71,6 +77,10 @@ enum Command {
         #[arg(default_value = FOLDER)]
         folder: PathBuf,
     },
+    /// Wait for a source on another host and count what it sends.
+    Sink(load::sink::Options),
+    /// Load the path to a sink on another host and say what it carried.
+    Source(load::source::Options),
     /// The inside of a measurement: runs in a namespace, not meant for people.
     #[command(subcommand, hide = true)]
     Traffic(ringway_lab::helper::Task),
@@ -84,6 +94,8 @@ fn main() -> anyhow::Result<()> {
     match &cli.command {
         Command::Traffic(task) => return ringway_lab::helper::main(task),
         Command::Report { folder } => return run::again(folder),
+        Command::Sink(options) => return one_line(load::sink::run(options)),
+        Command::Source(options) => return one_line(load::source::run(options)),
         _ => {}
     }
     let missing = ringway_lab::missing();
@@ -99,12 +111,25 @@ fn main() -> anyhow::Result<()> {
         Command::All(options) => run::run(&options, Some(Path::new(FOLDER)), |_| true),
         Command::Throughput(options) => run::run(&options, None, takes(Measure::TcpRate)),
         Command::Pps(options) => run::run(&options, None, takes(Measure::SmallRate)),
+        Command::Latency(options) => run::run(&options, None, takes(Measure::LoadedP99)),
+        Command::Rekey(options) => run::run(&options, None, takes(Measure::RekeyDip)),
         Command::Memory(options) => run::run(&options, None, takes(Measure::Memory)),
         Command::Peers(options) => run::run(&options, None, |setting| {
-            ["gcm", "udp-cut", "small"].contains(&setting.key)
+            ["gcm", "udp-cut", "small", "latency"].contains(&setting.key)
         }),
-        Command::Report { .. } | Command::Traffic(_) => Ok(()),
+        Command::Report { .. } | Command::Sink(_) | Command::Source(_) | Command::Traffic(_) => {
+            Ok(())
+        }
     }
+}
+
+/// Ends tools for people and scripts: what went wrong is one line.
+fn one_line(outcome: anyhow::Result<()>) -> anyhow::Result<()> {
+    if let Err(error) = outcome {
+        eprintln!("ringway-bench: {error:#}");
+        std::process::exit(1);
+    }
+    Ok(())
 }
 
 /// The settings in which a measure is taken.

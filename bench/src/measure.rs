@@ -32,10 +32,16 @@ pub(crate) enum Measure {
     Memory,
     /// The most it has been.
     MemoryPeak,
-    /// How far slices with a rekey are below the others, median of the rekeys.
+    /// How far the worst 100 ms around a change of keys stays below the others, median.
     RekeyDip,
-    /// The same, the worst rekey.
+    /// The same around moments at which nothing happens: the machine's own noise.
+    QuietDip,
+    /// The worst change of keys.
     RekeyWorst,
+    /// The worst of the other moments.
+    QuietWorst,
+    /// What a change of keys costs: the median dip beyond that of the other moments.
+    RekeyExcess,
     /// Datagrams lost while keys changed.
     RekeyLost,
     /// Sealing one 1400-byte packet.
@@ -69,7 +75,10 @@ impl Measure {
             Self::Memory => "resident size after load",
             Self::MemoryPeak => "resident size, peak",
             Self::RekeyDip => "dip at a rekey, median",
+            Self::QuietDip => "dip without one, median",
             Self::RekeyWorst => "dip at a rekey, worst",
+            Self::QuietWorst => "dip without one, worst",
+            Self::RekeyExcess => "dip due to a rekey",
             Self::RekeyLost => "datagrams lost across rekeys",
             Self::SealTime => "sealing a 1400-byte packet",
             Self::OpenTime => "opening a 1400-byte packet",
@@ -90,7 +99,11 @@ impl Measure {
             | Self::LoadedP99
             | Self::LoadedP999 => "µs",
             Self::Memory | Self::MemoryPeak => "MiB",
-            Self::RekeyDip | Self::RekeyWorst => "%",
+            Self::RekeyDip
+            | Self::QuietDip
+            | Self::RekeyWorst
+            | Self::QuietWorst
+            | Self::RekeyExcess => "%",
             Self::RekeyLost => "datagrams",
             Self::SealTime | Self::OpenTime => "ns",
         }
@@ -111,7 +124,10 @@ impl Measure {
             | Self::Memory
             | Self::MemoryPeak
             | Self::RekeyDip
+            | Self::QuietDip
             | Self::RekeyWorst
+            | Self::QuietWorst
+            | Self::RekeyExcess
             | Self::RekeyLost
             | Self::SealTime
             | Self::OpenTime => Better::Lower,

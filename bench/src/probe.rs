@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result};
+use ringway_bench::load::latency::round_trips;
+use ringway_bench::load::rekey::rekey_dip;
 use ringway_lab::iperf::{self, Direction, TcpLoad};
 use ringway_lab::traffic::UdpStream;
 
@@ -16,6 +18,10 @@ pub(crate) enum Probe {
     Tcp(TcpShape),
     /// The best received rate of 64-byte datagrams.
     Small,
+    /// Round trips, idle and beside one TCP stream.
+    Latency,
+    /// What a change of keys costs under full load.
+    Rekey,
     /// Resident size after a TCP load.
     Memory,
     /// Time per packet of AES-256-CBC with HMAC-SHA256; takes no tunnel.
@@ -67,6 +73,22 @@ impl Probe {
         match self {
             Self::Tcp(_) => &[Measure::TcpRate, Measure::TcpCpu],
             Self::Small => &[Measure::SmallRate, Measure::SmallCpu],
+            Self::Latency => &[
+                Measure::IdleP50,
+                Measure::IdleP99,
+                Measure::IdleP999,
+                Measure::LoadedP50,
+                Measure::LoadedP99,
+                Measure::LoadedP999,
+            ],
+            Self::Rekey => &[
+                Measure::RekeyDip,
+                Measure::QuietDip,
+                Measure::RekeyWorst,
+                Measure::QuietWorst,
+                Measure::RekeyExcess,
+                Measure::RekeyLost,
+            ],
             Self::Memory => &[Measure::Memory, Measure::MemoryPeak],
             Self::CbcSha256 | Self::CbcSha1 => &[Measure::SealTime, Measure::OpenTime],
         }
@@ -78,6 +100,8 @@ impl Probe {
         match self {
             Self::Tcp(_) | Self::Memory => seconds + 1.5,
             Self::Small => OFFERS.len() as f64 * (small_seconds(seconds) + 0.5),
+            Self::Latency => 2.0 * latency_seconds(seconds) + 1.0,
+            Self::Rekey => 1.5 * rekey_seconds(seconds) + 1.0,
             Self::CbcSha256 | Self::CbcSha1 => 0.5,
         }
     }
@@ -86,10 +110,12 @@ impl Probe {
     ///
     /// # Errors
     /// When a load tool fails or a process has ended.
-    pub(crate) fn run(self, tunnel: &mut Tunnel, seconds: u32) -> Result<Values> {
+    pub(crate) fn run(self, tunnel: &Tunnel, seconds: u32) -> Result<Values> {
         match self {
             Self::Tcp(shape) => tcp(tunnel, shape, seconds),
             Self::Small => small(tunnel, small_seconds(f64::from(seconds))),
+            Self::Latency => latency(tunnel, latency_seconds(f64::from(seconds))),
+            Self::Rekey => rekey(tunnel, rekey_seconds(f64::from(seconds))),
             Self::Memory => memory(tunnel, seconds),
             Self::CbcSha256 | Self::CbcSha1 => anyhow::bail!("this one takes no tunnel"),
         }
@@ -165,6 +191,50 @@ fn datagrams(tunnel: &Tunnel, senders: u16, rate: u64, seconds: f64) -> Result<(
         took = took.max(outcome.report.seconds);
     }
     Ok((received, took))
+}
+
+/// At a thousand probes a second p99.9 needs some seconds to mean anything.
+fn latency_seconds(seconds: f64) -> f64 {
+    seconds.max(3.0)
+}
+
+fn latency(tunnel: &Tunnel, seconds: f64) -> Result<Values> {
+    let (client, server, far) = (&tunnel.client, &tunnel.server, tunnel.far[0]);
+    let idle = round_trips(client, server, far, seconds, false)?;
+    let loaded = round_trips(client, server, far, seconds, true)?;
+    anyhow::ensure!(
+        idle.received > 0 && loaded.received > 0,
+        "no probe came back"
+    );
+    Ok(vec![
+        (Measure::IdleP50, idle.p50),
+        (Measure::IdleP99, idle.p99),
+        (Measure::IdleP999, idle.p999),
+        (Measure::LoadedP50, loaded.p50),
+        (Measure::LoadedP99, loaded.p99),
+        (Measure::LoadedP999, loaded.p999),
+    ])
+}
+
+/// `reneg-sec` of the setting in which keys change, in seconds.
+pub(crate) const RENEG_SECONDS: u32 = 4;
+
+/// Long enough for several changes of keys, whatever else is short.
+fn rekey_seconds(seconds: f64) -> f64 {
+    (10.0 * seconds).max(5.0 * f64::from(RENEG_SECONDS))
+}
+
+fn rekey(tunnel: &Tunnel, seconds: f64) -> Result<Values> {
+    let link = tunnel.link().context("keys cannot be made to change")?;
+    let seen = rekey_dip(link, f64::from(RENEG_SECONDS), seconds)?;
+    Ok(vec![
+        (Measure::RekeyDip, 100.0 * seen.median_dip),
+        (Measure::QuietDip, 100.0 * seen.quiet_median_dip),
+        (Measure::RekeyWorst, 100.0 * seen.worst_dip),
+        (Measure::QuietWorst, 100.0 * seen.quiet_worst_dip),
+        (Measure::RekeyExcess, 100.0 * seen.excess()),
+        (Measure::RekeyLost, seen.lost as f64),
+    ])
 }
 
 fn memory(tunnel: &Tunnel, seconds: u32) -> Result<Values> {

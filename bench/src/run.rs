@@ -217,7 +217,9 @@ impl Turn {
             let digest = match probe {
                 Probe::CbcSha256 => Some(Digest::Sha256),
                 Probe::CbcSha1 => Some(Digest::Sha1),
-                Probe::Tcp(_) | Probe::Small | Probe::Memory => None,
+                Probe::Tcp(_) | Probe::Small | Probe::Latency | Probe::Rekey | Probe::Memory => {
+                    None
+                }
             };
             if let Some(digest) = digest {
                 let cost = match self.program.kind {
@@ -232,9 +234,9 @@ impl Turn {
                 ]);
                 continue;
             }
-            let running = match &mut tunnel {
+            let running = match &tunnel {
                 Some(running) => running,
-                none => none.insert(Tunnel::start(&self.program, &self.setting.condition)?),
+                None => tunnel.insert(Tunnel::start(&self.program, &self.setting.condition)?),
             };
             let outcome = probe.run(running, seconds);
             values.extend(running.explain(outcome)?);

@@ -220,6 +220,25 @@ pub(crate) const SETTINGS: &[Setting] = &[
         rounds: ALWAYS,
     },
     Setting {
+        key: "latency",
+        title: "Round trips, AES-256-GCM",
+        condition: Condition::PLAIN,
+        probes: &[Probe::Latency],
+        entrants: EVERYONE,
+        rounds: ALWAYS,
+    },
+    Setting {
+        key: "rekey",
+        title: "Keys change every 4 seconds under full load",
+        condition: Condition {
+            lines: &["reneg-sec 4"],
+            ..Condition::PLAIN
+        },
+        probes: &[Probe::Rekey],
+        entrants: DUEL,
+        rounds: 2,
+    },
+    Setting {
         key: "memory",
         title: "Memory of the receiving end, by workers",
         condition: Condition::PLAIN,
@@ -364,6 +383,15 @@ pub(crate) const ROWS: &[Row] = &[
         targets: &[rate("chacha", OPENVPN, Bound::AtLeast(4.0))],
     },
     Row {
+        title: "Round trips",
+        targets: &[
+            round_trip(Measure::IdleP50, Bound::AtMost(1.0)),
+            round_trip(Measure::IdleP99, Bound::AtMost(1.0)),
+            round_trip(Measure::IdleP999, Bound::AtMost(1.0)),
+            round_trip(Measure::LoadedP99, Bound::AtMost(0.5)),
+        ],
+    },
+    Row {
         title: "Memory",
         targets: &[Target {
             setting: "memory",
@@ -372,6 +400,23 @@ pub(crate) const ROWS: &[Row] = &[
             bound: Bound::Below(64.0),
         }],
     },
+    Row {
+        title: "A rekey under full load",
+        targets: &[
+            Target {
+                setting: "rekey",
+                measure: Measure::RekeyExcess,
+                against: Against::Nothing,
+                bound: Bound::AtMost(5.0),
+            },
+            Target {
+                setting: "rekey",
+                measure: Measure::RekeyLost,
+                against: Against::Nothing,
+                bound: Bound::AtMost(0.0),
+            },
+        ],
+    },
 ];
 
 const fn rate(setting: &'static str, against: &'static str, bound: Bound) -> Target {
@@ -379,6 +424,15 @@ const fn rate(setting: &'static str, against: &'static str, bound: Bound) -> Tar
         setting,
         measure: Measure::TcpRate,
         against: Against::Program(against),
+        bound,
+    }
+}
+
+const fn round_trip(measure: Measure, bound: Bound) -> Target {
+    Target {
+        setting: "latency",
+        measure,
+        against: Against::Program(OPENVPN),
         bound,
     }
 }

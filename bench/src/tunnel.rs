@@ -174,8 +174,8 @@ impl Tunnel {
     }
 
     /// The two ends as the lab knows them, when they are OpenVPN peers.
-    pub(crate) fn link(&mut self) -> Option<&mut Link> {
-        match &mut self.ends {
+    pub(crate) fn link(&self) -> Option<&Link> {
+        match &self.ends {
             Ends::OpenVpn(link) => Some(link),
             Ends::Veth | Ends::WireGuard(_) => None,
         }

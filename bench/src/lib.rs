@@ -1,0 +1,6 @@
+//! What `ringway-bench` measures with, as a library: the load generator for two hosts, round trips
+//! and what a rekey costs, also inside the namespaces of a lab.
+
+#![forbid(unsafe_code)]
+
+pub mod load;
