@@ -14,7 +14,7 @@
 //!     |                                   probe    values of one turn (cbc_cost)
 //!   results   values, JSON
 //!     |
-//!   target    verdicts --- table  RESULTS.md --- report  report.html
+//!   target    verdicts --- table  RESULTS.md --- report  report.html (chart)
 //! ```
 //!
 //! Measurements make their own network namespaces and remove them; they need root.
@@ -22,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 mod cbc_cost;
+mod chart;
 mod demo;
 mod machine;
 mod measure;

@@ -121,12 +121,12 @@ impl Results {
         });
     }
 
-    /// Notes a turn that came to nothing; of a long reason the first line.
+    /// Notes a turn that came to nothing; of a long reason the line that says most.
     pub(crate) fn fail(&mut self, setting: &str, program: &str, reason: &str) {
         let failure = Failure {
             setting: setting.to_owned(),
             program: program.to_owned(),
-            reason: reason.lines().next().unwrap_or_default().to_owned(),
+            reason: gist(reason).to_owned(),
         };
         if !self.failures.contains(&failure) {
             self.failures.push(failure);
@@ -262,9 +262,26 @@ impl Results {
     }
 }
 
+/// The line of a program's complaint in a log, without time and file, or else the first line.
+fn gist(reason: &str) -> &str {
+    let complaint = reason.lines().find_map(|line| {
+        let (_, what) = line.split_once("rror: ")?;
+        Some(what.rsplit_once(".conf:").map_or(what, |(_, what)| what))
+    });
+    complaint.unwrap_or_else(|| reason.lines().next().unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_complaint_is_found_in_a_log() {
+        let log = "title\nended\n--- client\n2026 Options error: /x/client.conf:11: no\n---";
+        assert_eq!(gist(log), "11: no");
+        assert_eq!(gist("x: error: unknown flag\nmore"), "unknown flag");
+        assert_eq!(gist("plain\nlog"), "plain");
+    }
 
     #[test]
     fn what_is_written_is_read_again() {

@@ -110,7 +110,8 @@ pub(crate) fn run(
                 let error = format!("{error:#}");
                 let (key, program) = (turn.setting.key, &turn.program.key);
                 results.fail(key, program, &error);
-                format!("failed: {error}")
+                let reason = results.failure(key, program).unwrap_or_default();
+                format!("failed: {reason}")
             }
         };
         done += turn.estimate(options);

@@ -70,6 +70,16 @@ pub(crate) struct Figures {
 }
 
 impl Bound {
+    /// The number in it.
+    pub(crate) fn limit(self) -> f64 {
+        match self {
+            Self::AtLeast(limit)
+            | Self::Above(limit)
+            | Self::AtMost(limit)
+            | Self::Below(limit) => limit,
+        }
+    }
+
     /// Whether `value` keeps to it; never for a value that is not a number.
     pub(crate) fn holds(self, value: f64) -> bool {
         match self {
@@ -98,16 +108,14 @@ impl Target {
                 Bound::Below(limit) => format!("below {} {rival}", times(limit)),
             };
         };
-        let (word, limit) = match self.bound {
-            Bound::AtLeast(limit) => ("at least", limit),
-            Bound::Above(limit) => ("above", limit),
-            Bound::AtMost(limit) => ("at most", limit),
-            Bound::Below(limit) => ("below", limit),
+        let word = match self.bound {
+            Bound::AtMost(0.0) => return "none".to_owned(),
+            Bound::AtLeast(_) => "at least",
+            Bound::Above(_) => "above",
+            Bound::AtMost(_) => "at most",
+            Bound::Below(_) => "below",
         };
-        match (word, limit) {
-            ("at most", 0.0) => "none".to_owned(),
-            _ => format!("{word} {limit} {}", self.measure.unit()),
-        }
+        format!("{word} {} {}", self.bound.limit(), self.measure.unit())
     }
 
     /// The verdict.
