@@ -10,7 +10,7 @@
 //!   suite     settings (condition, probes, programs) and targets
 //!     |
 //!   run       rounds, order, progress --- tunnel   program at work in two namespaces
-//!     |                                     |      (program, wireguard)
+//!     |                                     |      (program, process, wireguard, nebula)
 //!     |                                   probe    values of one turn (cbc_cost)
 //!   results   values, JSON
 //!     |
@@ -26,7 +26,9 @@ mod chart;
 mod demo;
 mod machine;
 mod measure;
+mod nebula;
 mod probe;
+mod process;
 mod program;
 mod report;
 mod results;

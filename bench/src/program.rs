@@ -38,9 +38,18 @@ pub(crate) enum Kind {
     /// An OpenVPN peer with lines added to both ends' files.
     OpenVpn(Peer, Vec<String>),
     /// A user-space WireGuard, configured over its control socket.
-    WireGuard(PathBuf),
+    WireGuard(Binary),
+    /// Nebula, with certificates and a file.
+    Nebula(Binary),
     /// Not a program: a cipher library called for one packet at a time.
     Library,
+}
+
+/// A program file, and words it is given before its own arguments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Binary {
+    pub(crate) path: PathBuf,
+    pub(crate) words: Vec<String>,
 }
 
 impl Program {
@@ -76,7 +85,7 @@ impl Program {
         match &self.kind {
             Kind::Veth | Kind::Library => Ok(String::new()),
             Kind::OpenVpn(peer, _) => peer.version(),
-            Kind::WireGuard(path) => version(path),
+            Kind::WireGuard(binary) | Kind::Nebula(binary) => version(&binary.path),
         }
     }
 
@@ -89,17 +98,21 @@ impl Program {
     }
 }
 
-/// `--peer NAME=FILE`.
+/// `--peer NAME=FILE [WORD ...]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct External {
     name: String,
-    path: PathBuf,
+    binary: Binary,
 }
 
 impl External {
-    /// The program it stands for.
+    /// The program it stands for: Nebula by its name, or else some WireGuard.
     pub(crate) fn program(&self) -> Program {
-        Program::new(&self.name, &self.name, Kind::WireGuard(self.path.clone()))
+        let kind = match self.name.starts_with("nebula") {
+            true => Kind::Nebula(self.binary.clone()),
+            false => Kind::WireGuard(self.binary.clone()),
+        };
+        Program::new(&self.name, &self.name, kind)
     }
 }
 
@@ -107,7 +120,7 @@ impl FromStr for External {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let Some((name, path)) = text.split_once('=') else {
+        let Some((name, rest)) = text.split_once('=') else {
             return Err("expected NAME=FILE, e.g. wireguard-go=/usr/bin/wireguard-go".to_owned());
         };
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
@@ -117,14 +130,18 @@ impl FromStr for External {
         if name.starts_with(RINGWAY) || [OPENVPN, VETH, LIBRARY].contains(&name) {
             return Err(format!("{name} takes part in any case; give another name"));
         }
-        let path = Path::new(path);
-        match path.canonicalize() {
+        let mut words = rest.split_whitespace().map(str::to_owned);
+        let file = words.next().unwrap_or_default();
+        match Path::new(&file).canonicalize() {
             Ok(path) if path.is_file() => Ok(Self {
                 name: name.to_owned(),
-                path,
+                binary: Binary {
+                    path,
+                    words: words.collect(),
+                },
             }),
-            Ok(_) => Err(format!("{} is no program file", path.display())),
-            Err(error) => Err(format!("{}: {error}", path.display())),
+            Ok(_) => Err(format!("{file} is no program file")),
+            Err(error) => Err(format!("{file:?}: {error}")),
         }
     }
 }
@@ -147,6 +164,11 @@ mod tests {
         let program = given.parse::<External>().unwrap().program();
         assert_eq!(program.key, "wireguard-go");
         assert!(matches!(program.kind, Kind::WireGuard(_)));
+        let given = format!("nebula={} -x 1", me.display());
+        match given.parse::<External>().unwrap().program().kind {
+            Kind::Nebula(binary) => assert_eq!(binary.words, ["-x", "1"]),
+            other => panic!("{other:?}"),
+        }
         for wrong in [
             "wireguard-go",
             "=x",

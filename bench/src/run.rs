@@ -30,8 +30,9 @@ pub(crate) struct Options {
     /// Only settings whose key or title holds one of these words.
     #[arg(long, value_delimiter = ',', value_name = "WORD,...")]
     rows: Vec<String>,
-    /// Another user-space WireGuard to take part, e.g. wireguard-go=/usr/bin/wireguard-go; may be
-    /// given several times.
+    /// Another VPN to take part: a user-space WireGuard, e.g. wireguard-go=/usr/bin/wireguard-go,
+    /// or nebula=FILE with nebula-cert beside it. Words after the file are handed on. May be given
+    /// several times.
     #[arg(long, value_name = "NAME=FILE")]
     peer: Vec<External>,
     /// Only Ringway and these programs, e.g. openvpn.
@@ -225,7 +226,7 @@ impl Turn {
             if let Some(digest) = digest {
                 let cost = match self.program.kind {
                     Kind::Library => cbc_cost::library(digest)?,
-                    Kind::OpenVpn(..) | Kind::WireGuard(_) | Kind::Veth => {
+                    Kind::OpenVpn(..) | Kind::WireGuard(_) | Kind::Nebula(_) | Kind::Veth => {
                         cbc_cost::ringway(digest)?
                     }
                 };
@@ -279,20 +280,30 @@ fn keys() -> Vec<&'static str> {
     suite::SETTINGS.iter().map(|setting| setting.key).collect()
 }
 
-/// The command line as somebody else would type it: without this machine's paths.
+/// The command line as somebody else would type it.
 fn command() -> String {
-    let given: Vec<String> = std::env::args()
-        .skip(1)
-        .map(|word| match word.split_once('=') {
-            Some((name, path)) if path.contains('/') => format!("{name}=FILE"),
-            _ if word.starts_with('/') => "FOLDER".to_owned(),
-            _ => word,
-        })
-        .collect();
+    let words: Vec<String> = std::env::args().skip(1).map(|word| public(&word)).collect();
     format!(
         "cargo run --release -p ringway-bench -- {}",
-        given.join(" ")
+        words.join(" ")
     )
+}
+
+/// A word of the command line without the paths of this machine, quoted where a shell asks for it.
+fn public(word: &str) -> String {
+    let parts: Vec<String> = word
+        .split(' ')
+        .map(|part| match part.split_once('=') {
+            Some((name, value)) if value.contains('/') => format!("{name}=FILE"),
+            _ if part.starts_with('/') => "FOLDER".to_owned(),
+            _ => part.to_owned(),
+        })
+        .collect();
+    let plain = parts.join(" ");
+    match parts.len() {
+        1 => plain,
+        _ => format!("'{plain}'"),
+    }
 }
 
 /// Date and time, UTC, to the minute.
@@ -361,6 +372,16 @@ mod tests {
         let turns = plan(&settings, &[Program::library()], &options);
         assert!(turns.iter().all(|turn| turn.program.key != "veth"));
         assert!(turns.iter().any(|turn| turn.program.key == "openvpn"));
+    }
+
+    #[test]
+    fn the_command_names_no_path() {
+        let word = public("boringtun=/opt/x/boringtun-cli -t 1");
+        assert_eq!(word, "'boringtun=FILE -t 1'");
+        assert_eq!(
+            (public("--rounds"), public("/tmp/x")),
+            ("--rounds".into(), "FOLDER".into())
+        );
     }
 
     #[test]

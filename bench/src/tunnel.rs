@@ -15,8 +15,9 @@ use ringway_lab::link::{Cipher, Link, LinkSpec};
 use ringway_lab::netns::{Lab, Namespace, OUTSIDE, Path2};
 use ringway_lab::traffic;
 
+use crate::process::{FAR, Pair};
 use crate::program::{Kind, Program};
-use crate::wireguard::Pair;
+use crate::{nebula, wireguard};
 
 /// What is below and inside a tunnel.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +79,12 @@ impl Condition {
         tun_mtu: None,
         lines: &[],
     };
+
+    /// MTU of the tunnel device for programs without a choice of their own: 80 bytes less for outer
+    /// IPv6, UDP and WireGuard headers, as wg-quick reckons.
+    fn inner_mtu(&self) -> u32 {
+        self.tun_mtu.unwrap_or(self.outer_mtu - 80)
+    }
 }
 
 /// A started program. Dropping it ends its processes and removes its namespaces.
@@ -99,7 +106,7 @@ pub(crate) struct Tunnel {
 enum Ends {
     Veth,
     OpenVpn(Box<Link>),
-    WireGuard(Box<Pair>),
+    Pair(Box<Pair>),
 }
 
 impl Tunnel {
@@ -124,10 +131,14 @@ impl Tunnel {
                 (Ends::OpenVpn(Box::new(link)), far, None)
             }
             Kind::WireGuard(binary) => {
-                // 80 bytes of outer IPv6, UDP and WireGuard headers, as wg-quick reckons.
-                let mtu = condition.tun_mtu.unwrap_or(condition.outer_mtu - 80);
-                let pair = Pair::start(binary, lab.folder(), &path, mtu)?;
-                (Ends::WireGuard(Box::new(pair)), Pair::SERVER, Some(lab))
+                let mtu = condition.inner_mtu();
+                let pair = wireguard::start(binary, lab.folder(), &path, mtu)?;
+                (Ends::Pair(Box::new(pair)), FAR, Some(lab))
+            }
+            Kind::Nebula(binary) => {
+                let (mtu, cipher) = (condition.inner_mtu(), condition.cipher);
+                let pair = nebula::start(binary, lab.folder(), &path, mtu, cipher)?;
+                (Ends::Pair(Box::new(pair)), FAR, Some(lab))
             }
         };
         let tunnel = Self {
@@ -137,13 +148,8 @@ impl Tunnel {
             ends,
             _lab: lab,
         };
-        for far in tunnel.far {
-            tunnel.explain(traffic::ping_until(
-                &tunnel.client,
-                far,
-                Duration::from_secs(10),
-            ))?;
-        }
+        let answer = traffic::ping_until(&tunnel.client, tunnel.far[0], Duration::from_secs(10));
+        tunnel.explain(answer)?;
         Ok(tunnel)
     }
 
@@ -155,7 +161,7 @@ impl Tunnel {
         match &self.ends {
             Ends::Veth => Ok(0.0),
             Ends::OpenVpn(link) => Ok(link.client.cpu_seconds()? + link.server.cpu_seconds()?),
-            Ends::WireGuard(pair) => pair.cpu_seconds(),
+            Ends::Pair(pair) => pair.cpu_seconds(),
         }
     }
 
@@ -167,7 +173,7 @@ impl Tunnel {
         let pid = match &self.ends {
             Ends::Veth => anyhow::bail!("the bare wire has no process"),
             Ends::OpenVpn(link) => link.server.pid(),
-            Ends::WireGuard(pair) => pair.server_pid(),
+            Ends::Pair(pair) => pair.server.pid(),
         };
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         Ok([mib(&status, "VmRSS")?, mib(&status, "VmHWM")?])
@@ -177,7 +183,7 @@ impl Tunnel {
     pub(crate) fn link(&self) -> Option<&Link> {
         match &self.ends {
             Ends::OpenVpn(link) => Some(link),
-            Ends::Veth | Ends::WireGuard(_) => None,
+            Ends::Veth | Ends::Pair(_) => None,
         }
     }
 
@@ -191,7 +197,7 @@ impl Tunnel {
             Ends::OpenVpn(link) => {
                 anyhow::anyhow!("{error:#}\n{}\n{}", link.server.tail(), link.client.tail())
             }
-            Ends::WireGuard(pair) => anyhow::anyhow!("{error:#}\n{}", pair.tail()),
+            Ends::Pair(pair) => anyhow::anyhow!("{error:#}\n{}", pair.tail()),
         })
     }
 }
