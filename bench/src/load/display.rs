@@ -208,6 +208,7 @@ mod tests {
                 streams: 1,
                 size: 1200,
                 per_second: None,
+                single: false,
                 seconds: 1.0,
                 up: true,
                 down: false,

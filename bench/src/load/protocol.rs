@@ -115,6 +115,10 @@ pub struct Request {
     pub size: u32,
     /// Writes or datagrams per second over all streams of a direction; as many as go when absent.
     pub per_second: Option<f64>,
+    /// One datagram per system call, in both directions: what programs do that know nothing of
+    /// segmentation. Otherwise the kernel gets many at once, and a tunnel may see them joined.
+    #[serde(default)]
+    pub single: bool,
     /// How long the senders send, in seconds.
     pub seconds: f64,
     /// The source sends.
@@ -361,6 +365,7 @@ mod tests {
             streams: 1,
             size: 64,
             per_second: None,
+            single: false,
             seconds: 1.0,
             up: true,
             down: false,

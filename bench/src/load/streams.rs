@@ -79,6 +79,7 @@ fn send_one(shared: &Shared, outgoing: &Outgoing) -> Result<Sent> {
                 },
                 size,
                 per_second: rate,
+                single: shared.request.single,
             };
             udp::send(socket, *to, &stream, shared.until, &shared.stop)
         }

@@ -32,7 +32,7 @@ pub const MAX_SIZE: usize = 65_507;
 pub const DEFAULT_SIZE: usize = 1200;
 /// Most datagrams of one call.
 const GSO_SEGMENTS: usize = 64;
-/// Socket buffers asked for; the kernel gives what `rmem_max` and `wmem_max` allow.
+/// Socket buffers asked for; the kernel gives what `rmem_max` and `wmem_max` allow, to root all.
 const BUFFER: usize = 8 << 20;
 
 /// What a datagram is for.
@@ -95,8 +95,10 @@ pub fn bind(address: SocketAddr) -> Result<UdpSocket> {
         Type::DGRAM,
         Some(Protocol::UDP),
     )?;
-    // Both are wishes: a smaller buffer or no GRO only makes the generator slower.
-    let _ = socket.set_recv_buffer_size(BUFFER);
+    // All are wishes: a smaller buffer or no GRO only makes the generator slower.
+    if setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).is_err() {
+        let _ = socket.set_recv_buffer_size(BUFFER);
+    }
     let _ = socket.set_send_buffer_size(BUFFER);
     let _ = setsockopt(&socket, sockopt::UdpGroSegment, &true);
     socket
@@ -117,6 +119,8 @@ pub struct Stream {
     pub size: usize,
     /// Datagrams per second; as many as go when `None`.
     pub per_second: Option<f64>,
+    /// One datagram per call, even where the kernel would take many.
+    pub single: bool,
 }
 
 /// Sends a stream until `until`, to the connected peer or to `to`.
@@ -131,7 +135,8 @@ pub fn send(
     stop: &Stop,
 ) -> Result<Sent> {
     let size = stream.size;
-    let mut burst = (MAX_SIZE / size).clamp(1, GSO_SEGMENTS);
+    let most = if stream.single { 1 } else { GSO_SEGMENTS };
+    let mut burst = (MAX_SIZE / size).clamp(1, most);
     if let Some(rate) = stream.per_second {
         // A millisecond's worth at most: a pace is there to avoid bursts.
         burst = burst.min((rate / 1000.0) as usize).max(1);
@@ -370,10 +375,11 @@ mod tests {
 
     #[test]
     fn a_stream_arrives_whole_joined_or_not() {
-        for (size, per_second) in [
-            (64, Some(100_000.0)),
-            (1200, Some(50.0)),
-            (40_000, Some(100.0)),
+        for (size, rate, single) in [
+            (64, 100_000.0, false),
+            (64, 10_000.0, true),
+            (1200, 50.0, false),
+            (40_000, 100.0, false),
         ] {
             let far = bind("127.0.0.1:0".parse().unwrap()).unwrap();
             let near = bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -386,7 +392,8 @@ mod tests {
             let stream = Stream {
                 first: HEADER,
                 size,
-                per_second,
+                per_second: Some(rate),
+                single,
             };
             let until = Instant::now() + Duration::from_millis(100);
             let sent = send(&near, None, &stream, until, &Stop::default()).unwrap();
