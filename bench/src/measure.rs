@@ -14,8 +14,10 @@ pub(crate) enum Measure {
     SmallRate,
     /// CPU time of both VPN ends per 64-byte datagram received.
     SmallCpu,
-    /// Received in large UDP datagrams.
+    /// 1200-byte datagrams received, best of the offered rates.
     UdpRate,
+    /// CPU time of both VPN ends per gigabyte received in 1200-byte datagrams.
+    UdpCpu,
     /// Round trip without load, median.
     IdleP50,
     /// Round trip without load, 99th percentile.
@@ -65,7 +67,8 @@ impl Measure {
             Self::TcpCpu => "CPU time of both ends, TCP",
             Self::SmallRate => "64-byte UDP received, best rate",
             Self::SmallCpu => "CPU time of both ends, 64-byte UDP",
-            Self::UdpRate => "large UDP received",
+            Self::UdpRate => "1200-byte UDP received, best rate",
+            Self::UdpCpu => "CPU time of both ends, 1200-byte UDP",
             Self::IdleP50 => "round trip, idle, p50",
             Self::IdleP99 => "round trip, idle, p99",
             Self::IdleP999 => "round trip, idle, p99.9",
@@ -89,7 +92,7 @@ impl Measure {
     pub(crate) fn unit(self) -> &'static str {
         match self {
             Self::TcpRate | Self::UdpRate => "Gbit/s",
-            Self::TcpCpu => "s/GB",
+            Self::TcpCpu | Self::UdpCpu => "s/GB",
             Self::SmallRate => "thousand/s",
             Self::SmallCpu => "µs/packet",
             Self::IdleP50
@@ -114,6 +117,7 @@ impl Measure {
         match self {
             Self::TcpRate | Self::UdpRate | Self::SmallRate => Better::Higher,
             Self::TcpCpu
+            | Self::UdpCpu
             | Self::SmallCpu
             | Self::IdleP50
             | Self::IdleP99

@@ -1,9 +1,12 @@
 //! How each quantity is taken from a running tunnel.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use ringway_bench::load::lab::Sink;
 use ringway_bench::load::latency::round_trips;
+use ringway_bench::load::outcome::Outcome;
 use ringway_bench::load::rekey::rekey_dip;
 use ringway_lab::iperf::{self, Direction, TcpLoad};
 use ringway_lab::traffic::UdpStream;
@@ -18,6 +21,8 @@ pub(crate) enum Probe {
     Tcp(TcpShape),
     /// The best received rate of 64-byte datagrams.
     Small,
+    /// The best received rate of 1200-byte datagrams, which the sender hands over in super-packets.
+    Bulk,
     /// Round trips, idle and beside one TCP stream.
     Latency,
     /// What a change of keys costs under full load.
@@ -73,6 +78,7 @@ impl Probe {
         match self {
             Self::Tcp(_) => &[Measure::TcpRate, Measure::TcpCpu],
             Self::Small => &[Measure::SmallRate, Measure::SmallCpu],
+            Self::Bulk => &[Measure::UdpRate, Measure::UdpCpu],
             Self::Latency => &[
                 Measure::IdleP50,
                 Measure::IdleP99,
@@ -100,6 +106,7 @@ impl Probe {
         match self {
             Self::Tcp(_) | Self::Memory => seconds + 1.5,
             Self::Small => OFFERS.len() as f64 * (small_seconds(seconds) + 0.5),
+            Self::Bulk => 2.0 * (seconds + 1.0),
             Self::Latency => 2.0 * latency_seconds(seconds) + 1.0,
             Self::Rekey => 1.5 * rekey_seconds(seconds) + 1.0,
             Self::CbcSha256 | Self::CbcSha1 => 0.5,
@@ -114,6 +121,7 @@ impl Probe {
         match self {
             Self::Tcp(shape) => tcp(tunnel, shape, seconds),
             Self::Small => small(tunnel, small_seconds(f64::from(seconds))),
+            Self::Bulk => bulk(tunnel, seconds),
             Self::Latency => latency(tunnel, latency_seconds(f64::from(seconds))),
             Self::Rekey => rekey(tunnel, rekey_seconds(f64::from(seconds))),
             Self::Memory => memory(tunnel, seconds),
@@ -125,14 +133,23 @@ impl Probe {
 fn tcp(tunnel: &Tunnel, shape: TcpShape, seconds: u32) -> Result<Values> {
     let server = iperf::Server::start(&tunnel.server, tunnel.far[usize::from(shape.v6)])?;
     let load = |seconds| {
-        server.load(
-            &tunnel.client,
-            TcpLoad {
-                seconds,
-                streams: shape.streams,
-                direction: shape.direction,
-            },
-        )
+        let load = TcpLoad {
+            seconds,
+            streams: shape.streams,
+            direction: shape.direction,
+        };
+        // iperf3 takes one test at a time, and a slow link drains for a while after the last one.
+        let mut outcome = server.load(&tunnel.client, load);
+        for _ in 0..5 {
+            match &outcome {
+                Err(error) if error.to_string().contains("busy") => {
+                    std::thread::sleep(Duration::from_millis(500));
+                    outcome = server.load(&tunnel.client, load);
+                }
+                Ok(_) | Err(_) => break,
+            }
+        }
+        outcome
     };
     // Congestion window and caches are warm after a second.
     load(1)?;
@@ -191,6 +208,35 @@ fn datagrams(tunnel: &Tunnel, senders: u16, rate: u64, seconds: f64) -> Result<(
         took = took.max(outcome.report.seconds);
     }
     Ok((received, took))
+}
+
+fn bulk(tunnel: &Tunnel, seconds: u32) -> Result<Values> {
+    let sink = Sink::start(&tunnel.server, tunnel.far[0])?;
+    let (mut best, mut cost) = (0.0, 0.0);
+    // As fast as it goes, then just above what arrived of that.
+    for factor in [None, Some(1.1)] {
+        let rate = factor.map_or(String::new(), |factor| {
+            format!("--rate {:.0}M", (best * factor / 1e6_f64).max(1.0))
+        });
+        let words = format!("--udp --size 1200 --seconds {seconds} {rate}");
+        let before = tunnel.cpu_seconds()?;
+        let patience = Duration::from_secs(u64::from(seconds) + 30);
+        let outcome: Outcome = sink
+            .source(&tunnel.client, &words)?
+            .finish(patience, || ())?;
+        let spent = tunnel.cpu_seconds()? - before;
+        let flow = outcome.up.context("the source sent nothing")?;
+        if flow.bits_per_second > best {
+            best = flow.bits_per_second;
+            cost = spent / (flow.received.bytes as f64 / 1e9);
+        }
+    }
+    anyhow::ensure!(best > 0.0, "nothing arrived");
+    let mut values = vec![(Measure::UdpRate, best / 1e9)];
+    if cost > 0.0 {
+        values.push((Measure::UdpCpu, cost));
+    }
+    Ok(values)
 }
 
 /// At a thousand probes a second p99.9 needs some seconds to mean anything.

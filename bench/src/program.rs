@@ -19,6 +19,21 @@ pub(crate) const VETH: &str = "veth";
 /// Key of the library Ringway's own ciphers are compared with.
 pub(crate) const LIBRARY: &str = "aws-lc-rs";
 
+/// Key of Ringway without encryption.
+pub(crate) const NULL: &str = "ringway-null";
+
+/// Name for people of a program that always takes part; another one's key is its name.
+pub(crate) fn title(key: &str) -> &str {
+    match key {
+        RINGWAY => "Ringway",
+        NULL => "Ringway, null cipher",
+        OPENVPN => "OpenVPN",
+        VETH => "bare veth",
+        LIBRARY => "aws-lc-rs, one by one",
+        other => other,
+    }
+}
+
 /// Something that takes its turn in every round.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Program {
@@ -55,18 +70,18 @@ pub(crate) struct Binary {
 impl Program {
     /// The bare wire.
     pub(crate) fn veth() -> Self {
-        Self::new(VETH, "bare veth", Kind::Veth)
+        Self::new(VETH, title(VETH), Kind::Veth)
     }
 
     /// Debian's OpenVPN.
     pub(crate) fn openvpn() -> Self {
         let kind = Kind::OpenVpn(Peer::OpenVpn, Vec::new());
-        Self::new(OPENVPN, "OpenVPN", kind)
+        Self::new(OPENVPN, title(OPENVPN), kind)
     }
 
     /// Ringway as it is.
     pub(crate) fn ringway() -> Self {
-        Self::variant(RINGWAY, "Ringway", &[])
+        Self::variant(RINGWAY, title(RINGWAY), &[])
     }
 
     /// Ringway with lines added to both ends' files.
@@ -77,7 +92,7 @@ impl Program {
 
     /// AWS-LC's ciphers, called as its documentation shows.
     pub(crate) fn library() -> Self {
-        Self::new(LIBRARY, "aws-lc-rs, one packet at a time", Kind::Library)
+        Self::new(LIBRARY, title(LIBRARY), Kind::Library)
     }
 
     /// What the program says of its version; empty where there is nothing to ask.

@@ -64,10 +64,9 @@ fn header(results: &Results) -> String {
     }
     let _ = writeln!(
         html,
-        "<li>{}, {} rounds of {} s each</li>\n</ul>\n</header>",
+        "<li>{}, {}</li>\n</ul>\n</header>",
         escape(&results.made),
-        results.rounds,
-        results.seconds
+        results.rounds_text()
     );
     html
 }

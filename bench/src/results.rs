@@ -133,6 +133,14 @@ impl Results {
         }
     }
 
+    /// `3 rounds of 2 s each`.
+    pub(crate) fn rounds_text(&self) -> String {
+        match self.rounds {
+            1 => format!("one round of {} s each", self.seconds),
+            rounds => format!("{rounds} rounds of {} s each", self.seconds),
+        }
+    }
+
     /// The values of one program for one measure in one setting.
     pub(crate) fn series(&self, setting: &str, program: &str, measure: Measure) -> Option<&Series> {
         self.records

@@ -9,12 +9,10 @@ use ringway_lab::link::Cipher;
 
 use crate::measure::Measure;
 use crate::probe::{Probe, TcpShape};
-use crate::program::{LIBRARY, OPENVPN, Program, VETH};
+use crate::program::{LIBRARY, NULL, OPENVPN, Program, VETH};
 use crate::target::{Against, Bound, Target};
 use crate::tunnel::{Condition, Underlay};
 
-/// Key of Ringway without encryption.
-const NULL: &str = "ringway-null";
 /// The name under which the fastest other program is expected.
 const WIREGUARD_GO: &str = "wireguard-go";
 
@@ -118,7 +116,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "udp-cut",
-        title: "The same, tx-udp-segmentation off",
+        title: "One TCP stream, tx-udp-segmentation off",
         condition: Condition {
             underlay: Underlay::UdpCut,
             ..Condition::PLAIN
@@ -129,7 +127,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "all-cut",
-        title: "The same, all transmit segmentation off, receive GRO on",
+        title: "One TCP stream, all transmit segmentation off, receive GRO on",
         condition: Condition {
             underlay: Underlay::AllCut,
             ..Condition::PLAIN
@@ -300,6 +298,14 @@ pub(crate) const SETTINGS: &[Setting] = &[
             direction: Direction::Both,
             v6: false,
         })],
+        entrants: VPNS,
+        rounds: 1,
+    },
+    Setting {
+        key: "udp-bulk",
+        title: "1200-byte UDP in super-packets, AES-256-GCM",
+        condition: Condition::PLAIN,
+        probes: &[Probe::Bulk],
         entrants: VPNS,
         rounds: 1,
     },

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::measure::Measure;
-use crate::program::RINGWAY;
+use crate::program::{RINGWAY, title};
 use crate::results::Results;
 
 /// One demand on Ringway.
@@ -92,11 +92,11 @@ impl Bound {
 }
 
 impl Target {
-    /// What is asked, in words: `at least 5 times openvpn`.
+    /// What is asked, in words: `at least 5 times OpenVPN`.
     pub(crate) fn text(&self) -> String {
         let Against::Nothing = self.against else {
             let rival = match self.against {
-                Against::Program(key) => key,
+                Against::Program(key) => title(key),
                 Against::BestOther | Against::Nothing => "every other peer",
             };
             return match self.bound {
@@ -258,14 +258,14 @@ mod tests {
             .text()
         };
         let openvpn = Against::Program("openvpn");
-        assert_eq!(CPU.text(), "at most 1/6 of openvpn");
+        assert_eq!(CPU.text(), "at most 1/6 of OpenVPN");
         assert_eq!(
             text(openvpn, Bound::AtLeast(2.5)),
-            "at least 2.5 times openvpn"
+            "at least 2.5 times OpenVPN"
         );
         assert_eq!(
             text(openvpn, Bound::AtLeast(0.8)),
-            "at least 80 % of openvpn"
+            "at least 80 % of OpenVPN"
         );
         assert_eq!(text(Against::Nothing, Bound::Below(64.0)), "below 64 s/GB");
         assert_eq!(ratio(0.25), "0.25 x (1/4.0)");
