@@ -1,18 +1,51 @@
 //! Measures Ringway beside its peers, and shows it at work.
 //!
 //! * `demo`: one link from nothing, with real traffic and what it carried.
-//! * `compare`: Ringway against OpenVPN, interleaved in one run; writes a table and JSON.
+//! * `all`: every row of the target table, written as RESULTS.md, results.json and report.html;
+//!   `throughput`, `pps`, `latency`, `rekey`, `memory`, `peers` measure parts of it, `report`
+//!   draws the files again.
 //! * `source` and `sink`: load a real link between two hosts, through a tunnel or around it.
 //!
-//! The first two make their own network namespaces and remove them, and need root.
+//! ```text
+//!   suite     settings (condition, probes, programs) and targets
+//!     |
+//!   run       rounds, order, progress --- tunnel   program at work in two namespaces
+//!     |                                     |      (program, process, wireguard, nebula)
+//!     |                                   probe    values of one turn (cbc_cost)
+//!   results   values, JSON
+//!     |
+//!   target    verdicts --- table  RESULTS.md --- report  report.html (chart)
+//! ```
+//!
+//! Measurements make their own network namespaces and remove them; they need root.
 
 #![forbid(unsafe_code)]
 
-mod compare;
+mod cbc_cost;
+mod chart;
 mod demo;
+mod machine;
+mod measure;
+mod nebula;
+mod probe;
+mod process;
+mod program;
+mod report;
+mod results;
+mod run;
+mod suite;
+mod table;
+mod target;
+mod tunnel;
+mod wireguard;
+
+use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 use ringway_bench::load;
+
+use crate::measure::Measure;
+use crate::suite::Setting;
 
 #[derive(Parser)]
 #[command(about = "Measures Ringway beside its peers, and shows it at work")]
@@ -25,8 +58,28 @@ struct Cli {
 enum Command {
     /// Build one link from nothing, send traffic through it, print what it carried.
     Demo(demo::Options),
-    /// Measure Ringway against OpenVPN, interleaved in one run.
-    Compare(compare::Options),
+    /// Measure every row of the target table; writes RESULTS.md, results.json and report.html.
+    #[command(alias = "results")]
+    All(run::Options),
+    /// TCP throughput and CPU time per gigabyte.
+    #[command(alias = "cpu")]
+    Throughput(run::Options),
+    /// 64-byte datagrams per second.
+    Pps(run::Options),
+    /// Round trips, idle and beside one TCP stream.
+    Latency(run::Options),
+    /// What a change of keys costs under full load.
+    Rekey(run::Options),
+    /// Resident size, by workers.
+    Memory(run::Options),
+    /// All programs side by side: one TCP stream, 64-byte datagrams, round trips.
+    Peers(run::Options),
+    /// Draw RESULTS.md and report.html again from results.json.
+    Report {
+        /// The folder they are in.
+        #[arg(default_value = FOLDER)]
+        folder: PathBuf,
+    },
     /// Wait for a source on another host and count what it sends.
     Sink(load::sink::Options),
     /// Load the path to a sink on another host and say what it carried.
@@ -36,23 +89,17 @@ enum Command {
     Traffic(ringway_lab::helper::Task),
 }
 
+/// Where the project keeps its results.
+const FOLDER: &str = "bench";
+
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
-    if let Command::Traffic(task) = &cli.command {
-        return ringway_lab::helper::main(task);
-    }
-    let loaded = match &cli.command {
-        Command::Sink(options) => Some(load::sink::run(options)),
-        Command::Source(options) => Some(load::source::run(options)),
-        Command::Demo(_) | Command::Compare(_) | Command::Traffic(_) => None,
-    };
-    if let Some(outcome) = loaded {
-        // Tools for people and scripts: what went wrong is one line.
-        if let Err(error) = outcome {
-            eprintln!("ringway-bench: {error:#}");
-            std::process::exit(1);
-        }
-        return Ok(());
+    match &cli.command {
+        Command::Traffic(task) => return ringway_lab::helper::main(task),
+        Command::Report { folder } => return run::again(folder),
+        Command::Sink(options) => return one_line(load::sink::run(options)),
+        Command::Source(options) => return one_line(load::source::run(options)),
+        _ => {}
     }
     let missing = ringway_lab::missing();
     anyhow::ensure!(
@@ -64,7 +111,34 @@ fn main() -> anyhow::Result<()> {
     ringway_lab::traffic::use_helper(vec![me.into(), "traffic".into()]);
     match cli.command {
         Command::Demo(options) => demo::run(&options),
-        Command::Compare(options) => compare::run(&options),
-        Command::Sink(_) | Command::Source(_) | Command::Traffic(_) => Ok(()),
+        Command::All(options) => run::run(&options, Some(Path::new(FOLDER)), |_| true),
+        Command::Throughput(options) => run::run(&options, None, takes(Measure::TcpRate)),
+        Command::Pps(options) => run::run(&options, None, takes(Measure::SmallRate)),
+        Command::Latency(options) => run::run(&options, None, takes(Measure::LoadedP99)),
+        Command::Rekey(options) => run::run(&options, None, takes(Measure::RekeyDip)),
+        Command::Memory(options) => run::run(&options, None, takes(Measure::Memory)),
+        Command::Peers(options) => run::run(&options, None, |setting| {
+            ["gcm", "udp-cut", "small", "latency"].contains(&setting.key)
+        }),
+        Command::Report { .. } | Command::Sink(_) | Command::Source(_) | Command::Traffic(_) => {
+            Ok(())
+        }
+    }
+}
+
+/// Ends tools for people and scripts: what went wrong is one line.
+fn one_line(outcome: anyhow::Result<()>) -> anyhow::Result<()> {
+    if let Err(error) = outcome {
+        eprintln!("ringway-bench: {error:#}");
+        std::process::exit(1);
+    }
+    Ok(())
+}
+
+/// The settings in which a measure is taken.
+fn takes(measure: Measure) -> impl Fn(&Setting) -> bool {
+    move |setting| {
+        let mut probes = setting.probes.iter();
+        probes.any(|probe| probe.measures().contains(&measure))
     }
 }

@@ -99,6 +99,20 @@ pub fn wait(child: &mut Child, timeout: Duration) -> Option<ExitStatus> {
     }
 }
 
+/// User plus system time of all threads of a process, in seconds (`/proc/PID/stat`, proc(5)).
+///
+/// # Errors
+/// When the process is gone.
+pub fn cpu_seconds(pid: u32) -> Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let end = text.rfind(')').context("no name in stat")?;
+    let mut fields = text[end + 1..].split_whitespace().skip(11);
+    let user: u64 = fields.next().context("no utime")?.parse()?;
+    let system: u64 = fields.next().context("no stime")?.parse()?;
+    // Linux counts in 1/100 s for user space on every architecture Rust runs on.
+    Ok((user + system) as f64 / 100.0)
+}
+
 /// Looks `program` up in `PATH` and in the system directories a plain user's `PATH` lacks.
 #[must_use]
 pub fn find(program: &str) -> Option<PathBuf> {

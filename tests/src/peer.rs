@@ -274,13 +274,7 @@ impl Vpn {
     /// # Errors
     /// When the process is gone.
     pub fn cpu_seconds(&self) -> Result<f64> {
-        let text = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        let end = text.rfind(')').context("no name in stat")?;
-        let mut fields = text[end + 1..].split_whitespace().skip(11);
-        let user: u64 = fields.next().context("no utime")?.parse()?;
-        let system: u64 = fields.next().context("no stime")?.parse()?;
-        // Linux counts in 1/100 s for user space on every architecture Rust runs on.
-        Ok((user + system) as f64 / 100.0)
+        command::cpu_seconds(self.child.id())
     }
 
     /// The last 40 lines of the log, with a heading.
