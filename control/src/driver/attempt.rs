@@ -12,10 +12,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use ringway_dataplane::cipher::cbc_backend;
 use ringway_dataplane::command::{
     Command, Endpoint, Event as WorkerEvent, PeerConfig, PeerHandle, Roles,
 };
 use ringway_dataplane::error::{DropReason, StartError};
+use ringway_dataplane::key_slot::Cipher;
 use ringway_dataplane::stats::PeerStats;
 use ringway_dataplane::udp::UdpSocket;
 use ringway_dataplane::wire::{OCC_MAGIC, PING};
@@ -361,6 +363,9 @@ impl<'p> Attempt<'p> {
             negotiated.cipher.name(),
             setup::features_text(&negotiated),
         );
+        if !negotiated.cipher.is_aead() && negotiated.cipher != Cipher::None {
+            log::info!(in Data, "AES-CBC with HMAC by {}", cbc_backend());
+        }
         self.negotiated = Some(negotiated);
         self.configure_peer();
     }

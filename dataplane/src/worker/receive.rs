@@ -11,6 +11,7 @@ use crate::error::DropReason;
 use crate::ip::IpView;
 use crate::mss;
 use crate::offload::coalesce::{Coalescer, TunCaps};
+use crate::offload::split;
 use crate::offload::vnet_hdr::VnetHdr;
 use crate::peer::{Peer, PeerTable};
 use crate::pool::{Failures, MAX_PACKETS, RxMessage};
@@ -238,48 +239,60 @@ impl Receive {
         let writes = engine.write(self.coalescer.writes(), failures)?;
         shared.counts.tun_tx_calls += writes as u64;
         for &(index, errno) in &failures.writes {
-            self.refused(index, errno, shared);
+            self.refused(index, errno, engine, shared);
         }
         self.packets.clear();
         Ok(())
     }
 
-    /// A write failed. Super-packets refused again and again are given up; the device being down
-    /// or out of memory is its own matter.
-    fn refused(&mut self, index: usize, errno: i32, shared: &mut Shared) {
+    /// A write failed. A super-packet that the device refuses goes out in pieces, and after some of
+    /// them no more are made; the device being down or out of memory is its own matter.
+    fn refused(&mut self, index: usize, errno: i32, engine: &mut Engine, shared: &mut Shared) {
         let Some(write) = self.coalescer.writes().nth(index) else {
             return;
         };
-        shared.counts.drop(
-            if errno == libc::EAGAIN {
-                DropReason::QueueFull
-            } else {
-                DropReason::IoError
-            },
-            write.slices.len(),
-        );
-        if errno != libc::EINVAL {
+        let header = VnetHdr::read(write.vnet).unwrap_or_default();
+        let kind = header.gso_type & !VnetHdr::ECN;
+        if errno != libc::EINVAL || kind == VnetHdr::GSO_NONE {
+            let reason = match errno {
+                libc::EAGAIN => DropReason::QueueFull,
+                _ => DropReason::IoError,
+            };
+            shared.counts.drop(reason, write.slices.len());
             return;
         }
-        let kind = VnetHdr::read(write.vnet).map_or(0, |header| header.gso_type & !VnetHdr::ECN);
-        match kind {
-            VnetHdr::GSO_NONE => {}
-            VnetHdr::GSO_UDP_L4 => {
-                self.uso_refusals += 1;
-                if self.uso_refusals == REFUSALS {
-                    self.caps.uso = false;
-                    shared.fall_back("the TUN device refuses UDP super-packets".to_owned());
-                }
-            }
-            _ => {
-                self.tso_refusals += 1;
-                if self.tso_refusals == REFUSALS {
-                    self.caps.tso = false;
-                    shared.fall_back("the TUN device refuses TCP super-packets".to_owned());
-                }
-            }
+        let lost = write_pieces(engine, &header, write.slices);
+        shared.counts.drop(DropReason::IoError, lost);
+        let (refusals, can, name) = match kind {
+            VnetHdr::GSO_UDP_L4 => (&mut self.uso_refusals, &mut self.caps.uso, "UDP"),
+            _ => (&mut self.tso_refusals, &mut self.caps.tso, "TCP"),
+        };
+        *refusals += 1;
+        if *refusals == REFUSALS {
+            *can = false;
+            shared.fall_back(format!("the TUN device refuses {name} super-packets"));
         }
     }
+}
+
+/// Writes the packets that a refused super-packet stands for one by one; how many could not be. This
+/// is no part of the hot path: it happens a few times in the life of a device.
+fn write_pieces(engine: &mut Engine, header: &VnetHdr, slices: &[Segment]) -> usize {
+    let mut whole = Vec::new();
+    for &Segment { start, len } in slices {
+        whole.extend_from_slice(&engine.rx_bytes_mut()[start..start + len]);
+    }
+    let Ok(plan) = split::plan(header, &whole) else {
+        return slices.len();
+    };
+    let mut piece = vec![0; plan.len_of(0)];
+    let mut lost = 0;
+    for i in 0..plan.count() {
+        let len = plan.len_of(i);
+        plan.write(&whole, i, &mut piece[..len]);
+        lost += usize::from(!write_one(engine, &piece[..len]));
+    }
+    lost
 }
 
 /// Whose packet a datagram claims to be; nothing when it was for somebody else. One that this worker
