@@ -40,6 +40,7 @@ mod tunnel;
 mod wireguard;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use ringway_bench::load;
@@ -92,13 +93,24 @@ enum Command {
 /// Where the project keeps its results.
 const FOLDER: &str = "bench";
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match begin() {
+        Ok(()) => ExitCode::SUCCESS,
+        // For people and scripts: what went wrong is one line (of a lab, with its logs).
+        Err(error) => {
+            eprintln!("ringway-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn begin() -> anyhow::Result<()> {
     let cli = Cli::parse();
     match &cli.command {
         Command::Traffic(task) => return ringway_lab::helper::main(task),
         Command::Report { folder } => return run::again(folder),
-        Command::Sink(options) => return one_line(load::sink::run(options)),
-        Command::Source(options) => return one_line(load::source::run(options)),
+        Command::Sink(options) => return load::sink::run(options),
+        Command::Source(options) => return load::source::run(options),
         _ => {}
     }
     let missing = ringway_lab::missing();
@@ -124,15 +136,6 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
     }
-}
-
-/// Ends tools for people and scripts: what went wrong is one line.
-fn one_line(outcome: anyhow::Result<()>) -> anyhow::Result<()> {
-    if let Err(error) = outcome {
-        eprintln!("ringway-bench: {error:#}");
-        std::process::exit(1);
-    }
-    Ok(())
 }
 
 /// The settings in which a measure is taken.

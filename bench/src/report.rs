@@ -7,7 +7,7 @@ use crate::measure::{Better, Measure};
 use crate::program::RINGWAY;
 use crate::results::Results;
 use crate::suite::{self, Row, Setting};
-use crate::table::{METHOD, result, sides};
+use crate::table::{METHOD, result, sides, spread};
 use crate::target::{Outcome, Target};
 
 const STYLE: &str = include_str!("report.css");
@@ -125,7 +125,7 @@ fn explanation(results: &Results, target: &Target, outcome: &Outcome) -> String 
     match outcome {
         Outcome::Met(figures) | Outcome::Missed(figures) => match sides(results, target, figures) {
             (_, theirs) if theirs.is_empty() => String::new(),
-            (ours, theirs) => format!("{ours}, {theirs}"),
+            (ours, theirs) => format!("{ours}, {theirs}{}", spread(outcome)),
         },
         Outcome::Unmeasured { reason } => reason.clone(),
     }

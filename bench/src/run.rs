@@ -119,13 +119,8 @@ pub(crate) fn run(
         // What is left, at the pace so far.
         let left = (whole - done) * begin.elapsed().as_secs_f64() / done;
         println!("{said}; {} left", duration(left));
-        let last = turns
-            .get(number + 1)
-            .is_none_or(|next| next.round > turn.round);
-        if let Some(folder) = output
-            && last
-        {
-            // After every round, so that an interrupted run is not lost.
+        if let Some(folder) = output {
+            // After every turn, so that an interrupted run is not lost.
             results.made = now();
             write(folder, "results.json", &results.json()?)?;
         }

@@ -145,7 +145,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
             ..Condition::PLAIN
         },
         probes: &[ONE_STREAM],
-        entrants: VPNS,
+        entrants: DUEL,
         rounds: ALWAYS,
     },
     Setting {

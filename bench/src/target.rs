@@ -67,6 +67,8 @@ pub(crate) struct Figures {
     pub(crate) theirs: Option<(String, f64)>,
     /// What the bound is about: `ours` divided by theirs, or `ours`.
     pub(crate) value: f64,
+    /// The smallest and the largest ratio of one round, where every round has both figures.
+    pub(crate) rounds: Option<(f64, f64)>,
 }
 
 impl Bound {
@@ -139,15 +141,35 @@ impl Target {
             },
         };
         let value = theirs.as_ref().map_or(ours, |(_, theirs)| ours / theirs);
+        let rounds = theirs
+            .as_ref()
+            .and_then(|(key, _)| self.by_round(results, key));
         let figures = Figures {
             ours,
             theirs,
             value,
+            rounds,
         };
         match self.bound.holds(value) {
             true => Outcome::Met(figures),
             false => Outcome::Missed(figures),
         }
+    }
+
+    /// Smallest and largest ratio of the rounds, when there are several.
+    fn by_round(&self, results: &Results, theirs: &str) -> Option<(f64, f64)> {
+        let ours = results
+            .series(self.setting, RINGWAY, self.measure)?
+            .values();
+        let theirs = results.series(self.setting, theirs, self.measure)?.values();
+        if ours.len() < 2 || ours.len() != theirs.len() {
+            return None;
+        }
+        let ratios = || ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs);
+        Some((
+            ratios().fold(f64::INFINITY, f64::min),
+            ratios().fold(0.0, f64::max),
+        ))
     }
 
     fn unmeasured(&self, results: &Results, program: &str) -> Outcome {
@@ -211,6 +233,21 @@ mod tests {
             CPU.judge(&results(f64::NAN, 6.0)),
             Outcome::Missed(_)
         ));
+    }
+
+    #[test]
+    fn rounds_are_compared_with_each_other() {
+        let mut results = results(1.0, 8.0);
+        let spread = |results: &Results| match CPU.judge(results) {
+            Outcome::Met(figures) => figures.rounds,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(spread(&results), None);
+        results.push("gcm", RINGWAY, Measure::TcpCpu, 1.0);
+        // One has failed a round: nothing to pair.
+        assert_eq!(spread(&results), None);
+        results.push("gcm", "openvpn", Measure::TcpCpu, 16.0);
+        assert_eq!(spread(&results), Some((1.0 / 16.0, 1.0 / 8.0)));
     }
 
     #[test]
