@@ -10,4 +10,5 @@ pub mod checksum;
 pub(crate) mod cmsg;
 pub(crate) mod ioctl;
 pub(crate) mod ring;
+pub(crate) mod sched;
 pub(crate) mod socket;

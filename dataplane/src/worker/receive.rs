@@ -24,6 +24,10 @@ const MAX_CONTROL: usize = 4096;
 /// the cache.
 const MAX_RUN: usize = 32;
 
+/// Bytes of datagrams after which what was opened is delivered: while it is in the cache, and so that
+/// whoever reads it can begin.
+const DELIVER_BYTES: usize = 192 * 1024;
+
 /// Super-packets refused in a row before they are given up.
 const REFUSALS: u32 = 3;
 
@@ -35,6 +39,8 @@ pub(super) struct Receive {
     opened: Vec<Result<Range<usize>, DropReason>>,
     /// Opened inner packets waiting in the receive slab, in order of arrival.
     packets: Vec<Segment>,
+    /// Bytes of datagrams taken since the last delivery.
+    bytes: usize,
     coalescer: Coalescer,
     caps: TunCaps,
     tso_refusals: u32,
@@ -70,6 +76,7 @@ impl Receive {
             },
             opened: Vec::with_capacity(MAX_RUN),
             packets: Vec::with_capacity(MAX_PACKETS),
+            bytes: 0,
             coalescer: Coalescer::new(MAX_PACKETS),
             caps: TunCaps {
                 tso: false,
@@ -116,6 +123,7 @@ impl Receive {
                     }
                     self.run.from = from;
                     self.run.datagrams.push(Segment { start, len });
+                    self.bytes += len;
                 }
                 Ok(None) => {}
                 Err(reason) => shared.counts.drop(reason, 1),
@@ -124,7 +132,7 @@ impl Receive {
             if at >= message.len {
                 break;
             }
-            if self.packets.len() + MAX_RUN > MAX_PACKETS {
+            if self.bytes >= DELIVER_BYTES || self.packets.len() + MAX_RUN > MAX_PACKETS {
                 self.deliver(engine, peers, failures, shared)?;
             }
         }
@@ -225,6 +233,7 @@ impl Receive {
         shared: &mut Shared,
     ) -> io::Result<()> {
         self.open_run(engine.rx_bytes_mut(), peers, shared);
+        self.bytes = 0;
         if self.packets.is_empty() {
             return Ok(());
         }
