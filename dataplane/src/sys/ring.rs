@@ -667,7 +667,7 @@ mod tests {
         let Some(mut engine) = engine(loopback_socket()) else {
             return;
         };
-        // The kernel refuses the flag for this one, as for TUN devices before Linux 6.4.
+        // The kernel refuses the flag for this one, as older kernels do for a TUN device.
         let full = std::fs::File::options()
             .write(true)
             .open("/dev/full")
