@@ -13,6 +13,7 @@
 
 pub mod cipher;
 pub mod command;
+mod device;
 pub mod error;
 pub mod framing;
 pub mod icmp;

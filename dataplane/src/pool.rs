@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!  receive slab   RX_SLOTS  x SLOT_LEN   one GRO message (<= 65,535 bytes) with its address and control data
-//!  TUN slab       TUN_SLOTS x SLOT_LEN   one super-packet (<= 65,535 bytes) with its virtio header
+//!  TUN slab       BATCH_BYTES + SLOT_LEN  super-packets (<= 65,535 bytes) with their virtio headers
 //!  send slab      SEND_SLAB              sealed datagrams of the sends not yet flushed
 //! ```
 
@@ -17,8 +17,8 @@ pub(crate) const SLOT_LEN: usize = 66_048;
 /// Receive slots. More than a batch takes, so that the kernel can fill some while others are read.
 pub(crate) const RX_SLOTS: u16 = 32;
 
-/// TUN slots, likewise.
-pub(crate) const TUN_SLOTS: u16 = 32;
+/// Bytes of plain reads or receives after which no further one joins a batch.
+pub(crate) const BATCH_BYTES: usize = 512 * 1024;
 
 /// Bytes of the send slab: a super-packet with the overhead of its segments, several times over.
 /// One datagram of the largest size always fits.
@@ -57,8 +57,6 @@ pub(crate) struct RxMessage {
 /// One packet or super-packet read from the TUN device.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TunMessage {
-    /// Buffer to give back, where the engine has numbered ones.
-    pub(crate) slot: u16,
     /// Where the virtio header (or the packet, when there is none) begins in the TUN slab.
     pub(crate) start: usize,
     /// Bytes, virtio header included.

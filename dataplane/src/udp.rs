@@ -16,7 +16,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::command::Endpoint;
 use crate::error::StartError;
-use crate::pool::RxMessage;
+use crate::pool::{Failures, RxMessage, SendOp};
 use crate::sys::cmsg::{self, CONTROL_LEN, NAME_LEN, RecvInfo, SendHead};
 use crate::sys::socket;
 use crate::wire;
@@ -281,6 +281,24 @@ impl UdpSocket {
             result => result,
         }
         .map(drop)
+    }
+
+    /// Sends `ops` out of `tx`, in order. When one fails, those behind it are not tried and reported
+    /// with `ECANCELED`: what is tried again must not come after what followed it, because a peer's
+    /// replay window may be shorter than one send.
+    pub(crate) fn send_all(&self, tx: &[u8], ops: &[SendOp], failures: &mut Failures) {
+        let mut head = SendHead::new();
+        for (index, op) in ops.iter().enumerate() {
+            head.set(self.is_v6(), &op.to, op.gso_size, op.tos);
+            if let Err(error) = self.send(&head, &tx[op.start..op.start + op.len]) {
+                let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                failures.sends.push((index, errno));
+                failures
+                    .sends
+                    .extend((index + 1..ops.len()).map(|index| (index, libc::ECANCELED)));
+                return;
+            }
+        }
     }
 
     /// Receives one message (GRO: several datagrams) to the beginning of `buf` without waiting.

@@ -330,7 +330,7 @@ impl Worker {
         if !self.run_commands()? {
             return Ok(false);
         }
-        self.take_over()?;
+        self.take_over();
         if self.inbox.socket_error {
             self.transmit.read_errors(&mut self.peers, &mut self.shared);
         }
@@ -369,9 +369,9 @@ impl Worker {
             handed_over: None,
         };
         for index in 0..stage.sources.len() {
-            self.transmit.packet(index, &mut stage)?;
+            self.transmit.packet(index, &mut stage);
         }
-        self.transmit.flush(&mut stage)?;
+        self.transmit.flush(&mut stage);
 
         self.engine.release(&self.inbox);
         self.shared.counts.udp_rx_calls += self.inbox.rx_calls;
@@ -384,21 +384,19 @@ impl Worker {
 
     /// Handles what other workers handed over; of each one lane-full at most, so that the own packets
     /// get their turn.
-    fn take_over(&mut self) -> io::Result<()> {
+    fn take_over(&mut self) {
         for source in 0..self.shared.handover.sources() {
             for _ in 0..handover::BATCHES {
                 let Some(mut batch) = self.shared.handover.take(source) else {
                     break;
                 };
-                let done = self.handed_over(&mut batch);
+                self.handed_over(&mut batch);
                 self.shared.handover.give_back(source, batch);
-                done?;
             }
         }
-        Ok(())
     }
 
-    fn handed_over(&mut self, batch: &mut Batch) -> io::Result<()> {
+    fn handed_over(&mut self, batch: &mut Batch) {
         for &(handle, note) in &batch.notes {
             self.peers.take_note(handle, note);
         }
@@ -423,9 +421,9 @@ impl Worker {
             handed_over: Some(&mut batch.bytes),
         };
         for index in 0..stage.sources.len() {
-            self.transmit.packet(index, &mut stage)?;
+            self.transmit.packet(index, &mut stage);
         }
-        self.transmit.flush(&mut stage)
+        self.transmit.flush(&mut stage);
     }
 
     /// Waits for something to do: by looking again and again as long as `busy_poll` says, then asleep.
@@ -493,8 +491,8 @@ impl Worker {
                         sources: &[],
                         handed_over: None,
                     };
-                    self.transmit.payload(handle, &payload, &mut stage)?;
-                    self.transmit.flush(&mut stage)?;
+                    self.transmit.payload(handle, &payload, &mut stage);
+                    self.transmit.flush(&mut stage);
                 }
                 other => self.change_peers(other),
             }

@@ -113,7 +113,7 @@ impl Coalescer {
     }
 
     /// The writes of the last batch, in order.
-    pub fn writes(&self) -> impl Iterator<Item = TunWrite<'_>> {
+    pub fn writes(&self) -> impl Iterator<Item = TunWrite<'_>> + Clone {
         self.groups.iter().map(|group| TunWrite {
             vnet: &group.vnet,
             slices: &self.slices[group.slices..][..group.count],

@@ -1,20 +1,23 @@
-//! The io_uring engine: one ring for receiving, TUN reads, sends, TUN writes and the wake-up.
+//! The io_uring engine: one ring to receive from the socket, to write bursts to the TUN device and to
+//! wait for everything.
 //!
 //! ```text
-//!  multishot recvmsg  -> receive slots (provided buffer ring 0)   armed for good, re-armed when it ends
-//!  multishot read     -> TUN slots     (provided buffer ring 1)   or, on older kernels, poll and read
+//!  multishot recvmsg  -> receive slots (provided buffers)   armed for good, re-armed when it ends
+//!  poll               -> TUN device                         then a burst of plain reads
 //!  multishot poll     -> eventfd
-//!  sendmsg, writev    <- submitted in bursts; sends are linked, so that none overtakes a refused one
+//!  writev             -> TUN device                         a batch in one call, none of them waits
 //! ```
 //!
-//! Why exclusive access to the slabs is sound: the ring is set up with SINGLE_ISSUER and
+//! Datagrams are sent by plain calls. `docs/engines.md` has the figures behind each choice.
+//!
+//! Why exclusive access to the slots is sound: the ring is set up with SINGLE_ISSUER and
 //! DEFER_TASKRUN, so the kernel fills provided buffers only while this thread is inside
-//! `io_uring_enter`, which every function here calls through `&mut self`. [`Uring::send`] and
-//! [`Uring::write`] do not return before each of their requests has completed (or the ring is dead, is
-//! never entered again, and cancels them when dropped, before the memory it owns), so no request
-//! outlives the borrow of the memory it reads.
+//! `io_uring_enter`, which every function here calls through `&mut self`. [`Uring::write`] does not
+//! return before each of its requests has completed (or the ring is dead, is never entered again, and
+//! cancels them when dropped, before the memory it owns), so no request outlives the borrow of the
+//! memory it reads.
 
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
@@ -24,83 +27,60 @@ use nix::poll::PollFlags;
 use nix::sys::eventfd::EventFd;
 
 use super::buf_ring::BufRing;
-use super::cmsg::{self, CONTROL_LEN, NAME_LEN, SendHead};
+use super::cmsg::{self, CONTROL_LEN, NAME_LEN};
 use super::socket;
 use crate::cipher::Segment;
+use crate::device::Device;
 use crate::offload::coalesce::TunWrite;
-use crate::pool::{
-    Failures, Inbox, MAX_PACKETS, MAX_SENDS, RX_SLOTS, RxMessage, SLOT_LEN, SendOp, TUN_SLOTS,
-    TunMessage,
-};
+use crate::pool::{Failures, Inbox, MAX_PACKETS, RX_SLOTS, RxMessage, SLOT_LEN};
 use crate::tun::TunQueue;
 use crate::udp::{self, UdpSocket};
 
 const ENTRIES: u32 = 256;
 
-/// TUN reads that may fail in a row, each for a reason of its own, before the device counts as gone.
-const MAX_TUN_FAILURES: u32 = 64;
+/// Completions the kernel can note before it must keep them elsewhere.
+const COMPLETIONS: u32 = 1024;
 
 const RX_GROUP: u16 = 0;
-const TUN_GROUP: u16 = 1;
 
 /// What a completion is about, in the upper half of its user data; an index in the lower.
 const RX: u64 = 1 << 32;
 const TUN: u64 = 2 << 32;
 const WAKE: u64 = 3 << 32;
-const SEND: u64 = 4 << 32;
-const WRITE: u64 = 5 << 32;
+const WRITE: u64 = 4 << 32;
 const KIND: u64 = !0 << 32;
 
 /// Where the payload begins in a receive slot: behind the kernel's header, the address and the
 /// control data.
 const PAYLOAD: usize = 16 + NAME_LEN + CONTROL_LEN;
 
-/// How TUN packets are read.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum TunMode {
-    Multishot,
-    /// The ring only says that something is there; plain reads fetch it.
-    Poll,
-}
-
 /// See the module's documentation.
 pub(crate) struct Uring {
     // Dropped in this order: the ring before the memory its requests know.
     ring: IoUring,
     rx: BufRing,
-    tun_slots: BufRing,
     recv_header: Box<libc::msghdr>,
-    messages: Box<[Message]>,
-    iovecs: Vec<libc::iovec>,
     udp: Arc<UdpSocket>,
     wake: Arc<EventFd>,
-    tun: Option<TunQueue>,
-    tun_mode: TunMode,
+    device: Device,
+    iovecs: Vec<libc::iovec>,
+    /// The device takes writes that must not wait; otherwise plain calls write.
+    bursts: bool,
     armed: Armed,
-    /// Sends and writes submitted and not completed.
+    /// Writes submitted and not completed.
     outstanding: usize,
     woken: bool,
-    tun_ready: bool,
     /// The ring failed with requests queued whose memory may be gone; it is never entered again.
     dead: bool,
-    /// TUN reads in a row that failed for no known reason.
-    tun_failures: u32,
-    /// What completed while sends or writes were waited for.
+    /// What completed while writes were waited for.
     pending: Inbox,
 }
 
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Armed {
     rx: bool,
     tun: bool,
     wake: bool,
-}
-
-/// One outgoing message; the header points to its neighbours, so it is never moved while used.
-struct Message {
-    head: SendHead,
-    iovec: libc::iovec,
-    header: libc::msghdr,
 }
 
 impl Uring {
@@ -116,52 +96,31 @@ impl Uring {
             .setup_taskrun_flag()
             .setup_submit_all()
             .setup_clamp()
-            .setup_cqsize(ENTRIES * 4)
+            .setup_cqsize(COMPLETIONS)
             .build(ENTRIES)?;
         let rx = BufRing::new(RX_SLOTS, SLOT_LEN)?;
-        let tun_slots = BufRing::new(TUN_SLOTS, SLOT_LEN)?;
-        for (buffers, group) in [(&rx, RX_GROUP), (&tun_slots, TUN_GROUP)] {
-            // SAFETY: the buffer ring's mapping is owned by the same struct as the io_uring and is
-            // dropped after it.
-            unsafe {
-                ring.submitter().register_buf_ring_with_flags(
-                    buffers.address(),
-                    buffers.count(),
-                    group,
-                    0,
-                )
-            }?;
-        }
+        // SAFETY: the buffer ring's mapping is owned by the same struct as the io_uring and is
+        // dropped after it.
+        unsafe {
+            ring.submitter()
+                .register_buf_ring_with_flags(rx.address(), rx.count(), RX_GROUP, 0)
+        }?;
         let mut recv_header = Box::new(socket::empty_header());
         recv_header.msg_namelen = NAME_LEN as libc::socklen_t;
         recv_header.msg_controllen = CONTROL_LEN as _;
-        let messages = (0..MAX_SENDS)
-            .map(|_| Message {
-                head: SendHead::new(),
-                iovec: libc::iovec {
-                    iov_base: std::ptr::null_mut(),
-                    iov_len: 0,
-                },
-                header: socket::empty_header(),
-            })
-            .collect();
         let mut engine = Uring {
             ring,
             rx,
-            tun_slots,
             recv_header,
-            messages,
-            iovecs: Vec::with_capacity(MAX_PACKETS * 2),
             udp,
             wake,
-            tun: None,
-            tun_mode: TunMode::Multishot,
+            device: Device::new(),
+            iovecs: Vec::with_capacity(MAX_PACKETS * 2),
+            bursts: true,
             armed: Armed::default(),
             outstanding: 0,
             woken: false,
-            tun_ready: false,
             dead: false,
-            tun_failures: 0,
             pending: Inbox::new(),
         };
         engine.arm()?;
@@ -180,21 +139,15 @@ impl Uring {
     }
 
     pub(crate) fn tun_bytes_mut(&mut self) -> &mut [u8] {
-        self.tun_slots.bytes_mut()
+        self.device.bytes_mut()
     }
 
     pub(crate) fn tun(&self) -> Option<&TunQueue> {
-        self.tun.as_ref()
+        self.device.queue()
     }
 
     pub(crate) fn attach_tun(&mut self, tun: TunQueue) -> io::Result<()> {
-        // A multishot read waits by polling, which the kernel does only for a blocking descriptor.
-        if tun.is_read() {
-            tun.set_nonblocking(self.tun_mode == TunMode::Poll)?;
-        }
-        self.tun_failures = 0;
-        self.tun = Some(tun);
-        Ok(())
+        self.device.attach(tun)
     }
 
     pub(crate) fn detach_tun(&mut self) -> io::Result<Option<TunQueue>> {
@@ -214,20 +167,7 @@ impl Uring {
                 self.drain();
             }
         }
-        let tun = self.tun.take();
-        self.tun_ready = false;
-        self.pending.tun_lost = None;
-        let Uring {
-            pending, tun_slots, ..
-        } = self;
-        if self.tun_mode == TunMode::Multishot {
-            for message in &pending.tun {
-                tun_slots.give_back(message.slot);
-            }
-            tun_slots.publish();
-        }
-        pending.tun.clear();
-        Ok(tun)
+        Ok(self.device.detach())
     }
 
     /// Collects what has arrived into the empty `inbox`; with `block`, waits for something first.
@@ -235,19 +175,18 @@ impl Uring {
     pub(crate) fn wait(&mut self, block: bool, inbox: &mut Inbox) -> io::Result<bool> {
         self.arm()?;
         self.drain();
-        if self.is_idle() {
+        // A busy device must not keep the socket from being looked at.
+        if !(block && self.is_idle()) && self.has_news() {
             self.submit(0)?;
             self.drain();
         }
-        while self.is_idle() && block {
+        while block && self.is_idle() {
             self.submit(1)?;
             self.drain();
             self.arm()?;
         }
-        if std::mem::take(&mut self.tun_ready) {
-            self.read_tun();
-        }
         std::mem::swap(inbox, &mut self.pending);
+        self.device.read(inbox);
         inbox.rx_calls = inbox.rx.len() as u64;
         if inbox.tun_lost.is_some() {
             // Closed here and not where it was noticed: nothing that names the descriptor is queued
@@ -268,78 +207,36 @@ impl Uring {
             self.rx.give_back(message.slot);
         }
         self.rx.publish();
-        if self.tun_mode == TunMode::Multishot {
-            for message in &inbox.tun {
-                self.tun_slots.give_back(message.slot);
-            }
-            self.tun_slots.publish();
-        }
     }
 
-    /// Sends `ops` out of `tx`, in order. When one fails, those behind it are not tried and reported
-    /// with `ECANCELED`: what is tried again must not come after what followed it, because a peer's
-    /// replay window may be shorter than one send.
-    pub(crate) fn send(
-        &mut self,
-        tx: &[u8],
-        ops: &[SendOp],
-        failures: &mut Failures,
-    ) -> io::Result<()> {
-        let mut done = 0;
-        for chunk in ops.chunks(MAX_SENDS) {
-            // A chain ends where it is submitted, so all of it must fit in.
-            if !self.has_room(chunk.len()) {
-                self.submit(0)?;
-                self.drain_with(Some(failures));
-            }
-            for (index, op) in chunk.iter().enumerate() {
-                let payload = &tx[op.start..op.start + op.len];
-                let message = &mut self.messages[index];
-                message
-                    .head
-                    .set(self.udp.is_v6(), &op.to, op.gso_size, op.tos);
-                message.iovec = iovec(payload);
-                let control = message.head.control();
-                message.header.msg_controllen = control.len() as _;
-                message.header.msg_control = control.as_ptr().cast_mut().cast();
-                let name = message.head.name();
-                message.header.msg_namelen = name.len() as libc::socklen_t;
-                message.header.msg_name = name.as_ptr().cast_mut().cast();
-                message.header.msg_iov = &raw mut message.iovec;
-                message.header.msg_iovlen = 1;
-                let mut entry =
-                    opcode::SendMsg::new(Fd(self.udp.as_raw_fd()), &raw const message.header)
-                        .flags((libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u32)
-                        .build()
-                        .user_data(SEND | (done + index) as u64);
-                if index + 1 < chunk.len() {
-                    entry = entry.flags(squeue::Flags::IO_LINK);
-                }
-                self.push_operation(entry, failures)?;
-            }
-            self.finish(failures)?;
-            done += chunk.len();
-            if !failures.sends.is_empty() {
-                break;
-            }
-        }
-        failures
-            .sends
-            .extend((done..ops.len()).map(|index| (index, libc::ECANCELED)));
-        Ok(())
-    }
-
-    /// Writes packets out of the receive slab to the TUN device, in order. Returns how many writes
-    /// were made.
+    /// As [`Device::write`], out of the receive slots.
     pub(crate) fn write<'a>(
+        &mut self,
+        writes: impl Iterator<Item = TunWrite<'a>> + Clone,
+        failures: &mut Failures,
+    ) -> io::Result<usize> {
+        if self.bursts {
+            let count = self.write_burst(writes.clone(), failures)?;
+            let refused = |&(_, errno): &(usize, i32)| errno == libc::EOPNOTSUPP;
+            if !failures.writes.iter().any(refused) {
+                return Ok(count);
+            }
+            // The flag was refused, with every write of the burst: an older kernel's TUN device.
+            failures.writes.clear();
+            self.bursts = false;
+        }
+        Ok(self.device.write(self.rx.bytes(), writes, failures))
+    }
+
+    fn write_burst<'a>(
         &mut self,
         writes: impl Iterator<Item = TunWrite<'a>>,
         failures: &mut Failures,
     ) -> io::Result<usize> {
-        let Some(fd) = self.tun.as_ref().map(|tun| Fd(tun.as_raw_fd())) else {
+        let Some(queue) = self.device.queue() else {
             return Ok(0);
         };
-        let with_header = self.tun.as_ref().is_some_and(TunQueue::has_vnet_header);
+        let (fd, with_header) = (Fd(queue.as_raw_fd()), queue.has_vnet_header());
         self.iovecs.clear();
         let mut count = 0;
         for write in writes {
@@ -358,41 +255,31 @@ impl Uring {
                     .push(iovec(&self.rx.bytes()[start..start + len]));
             }
             let list = &self.iovecs[first..];
+            // Without the flag a write that the device refuses would be tried again later, behind
+            // those that follow it, and keep the worker waiting.
             let entry = opcode::Writev::new(fd, list.as_ptr(), list.len() as u32)
+                .rw_flags(libc::RWF_NOWAIT)
                 .build()
                 .user_data(WRITE | count as u64);
-            self.push_operation(entry, failures)?;
+            if self.ring.submission().is_full() {
+                self.submit(0)?;
+                self.drain_with(Some(failures));
+            }
+            self.push(entry)?;
+            self.outstanding += 1;
             count += 1;
         }
         self.finish(failures)?;
         Ok(count)
     }
 
-    /// Queues a send or a write. Its memory is kept alive and in place by the caller until
-    /// [`Uring::finish`].
-    fn push_operation(&mut self, entry: squeue::Entry, failures: &mut Failures) -> io::Result<()> {
-        if self.ring.submission().is_full() {
-            self.submit(0)?;
-            self.drain_with(Some(failures));
-        }
-        self.push(entry)?;
-        self.outstanding += 1;
-        Ok(())
-    }
-
-    /// Submits and waits until every send and write has completed.
+    /// Submits and waits until every write has completed.
     fn finish(&mut self, failures: &mut Failures) -> io::Result<()> {
         while self.outstanding > 0 {
             self.submit(self.outstanding)?;
             self.drain_with(Some(failures));
         }
         Ok(())
-    }
-
-    /// Whether so many entries can be queued without submitting.
-    fn has_room(&mut self, entries: usize) -> bool {
-        let queue = self.ring.submission();
-        queue.capacity() - queue.len() >= entries
     }
 
     /// Arms whatever multishot request has ended.
@@ -413,16 +300,14 @@ impl Uring {
             self.push(entry)?;
             self.armed.wake = true;
         }
-        if let (false, None, Some(tun)) = (self.armed.tun, self.pending.tun_lost, &self.tun)
+        if let (false, false, Some(tun)) =
+            (self.armed.tun, self.device.is_ready(), self.device.queue())
             && tun.is_read()
         {
-            let fd = Fd(tun.as_raw_fd());
-            let entry = match self.tun_mode {
-                // Length 0 means the provided buffer's length.
-                TunMode::Multishot => opcode::ReadMulti::new(fd, 0, TUN_GROUP).build(),
-                TunMode::Poll => opcode::PollAdd::new(fd, poll_in()).build(),
-            };
-            self.push(entry.user_data(TUN))?;
+            let entry = opcode::PollAdd::new(Fd(tun.as_raw_fd()), poll_in())
+                .build()
+                .user_data(TUN);
+            self.push(entry)?;
             self.armed.tun = true;
         }
         Ok(())
@@ -431,8 +316,8 @@ impl Uring {
     fn push(&mut self, entry: squeue::Entry) -> io::Result<()> {
         loop {
             // SAFETY: every pointer in an entry is to memory that this struct owns and keeps in place
-            // (receive header, message headers, iovecs), or that the caller has borrowed for longer
-            // than the request lives (see `finish`).
+            // (receive header, iovecs), or that the caller has borrowed for longer than the request
+            // lives (see `finish`).
             if unsafe { self.ring.submission().push(&entry) }.is_ok() {
                 return Ok(());
             }
@@ -467,12 +352,17 @@ impl Uring {
         }
     }
 
+    /// Whether entering the kernel can bring anything without waiting: the flags in the shared memory
+    /// tell, so that looking again and again takes no call.
+    fn has_news(&mut self) -> bool {
+        let queue = self.ring.submission();
+        !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
+    }
+
     fn is_idle(&self) -> bool {
         self.pending.rx.is_empty()
-            && self.pending.tun.is_empty()
             && !self.pending.socket_error
-            && self.pending.tun_lost.is_none()
-            && !self.tun_ready
+            && !self.device.is_ready()
             && !self.woken
     }
 
@@ -485,21 +375,15 @@ impl Uring {
             ring,
             pending,
             rx,
-            tun_slots,
             recv_header,
             armed,
-            tun_mode,
-            tun_ready,
-            woken,
+            device,
             outstanding,
-            tun,
-            tun_failures,
+            woken,
             ..
         } = self;
-        let vnet = tun.as_ref().is_some_and(TunQueue::has_vnet_header);
         for entry in ring.completion() {
             let (result, flags) = (entry.result(), entry.flags());
-            let index = (entry.user_data() & !KIND) as usize;
             match entry.user_data() & KIND {
                 RX => {
                     armed.rx &= cqueue::more(flags);
@@ -517,112 +401,24 @@ impl Uring {
                         pending.socket_error = true;
                     }
                 }
-                TUN if *tun_mode == TunMode::Poll => {
-                    armed.tun = false;
-                    *tun_ready = result >= 0;
-                }
                 TUN => {
-                    armed.tun &= cqueue::more(flags);
-                    if let Some(slot) = cqueue::buffer_select(flags) {
-                        match usize::try_from(result) {
-                            Ok(len) if len > 0 => {
-                                *tun_failures = 0;
-                                pending.tun.push(TunMessage {
-                                    slot,
-                                    start: usize::from(slot) * SLOT_LEN,
-                                    len,
-                                    vnet,
-                                });
-                            }
-                            _ => {
-                                tun_slots.give_back(slot);
-                                tun_slots.publish();
-                            }
-                        }
-                    }
-                    match -result {
-                        // The far end of a handed-over descriptor is closed.
-                        0 => pending.tun_lost = Some(libc::EPIPE),
-                        libc::EINVAL | libc::EOPNOTSUPP => {
-                            *tun_mode = TunMode::Poll;
-                            *tun_ready = true;
-                            pending.notices.push(
-                                "io_uring cannot read the TUN device in multishot form here; \
-                                 polling it instead"
-                                    .to_owned(),
-                            );
-                        }
-                        libc::EBADFD | libc::EBADF | libc::ENODEV => {
-                            pending.tun_lost = Some(-result);
-                        }
-                        // Cancelled, or out of slots until the batch ends.
-                        libc::ECANCELED | libc::ENOBUFS => {}
-                        errno if errno > 0 => {
-                            // Tried again, but not for ever.
-                            *tun_failures += 1;
-                            if *tun_failures == MAX_TUN_FAILURES {
-                                pending.tun_lost = Some(errno);
-                            }
-                        }
-                        _ => {}
+                    armed.tun = false;
+                    if result >= 0 {
+                        device.set_ready();
                     }
                 }
                 WAKE => {
                     armed.wake &= cqueue::more(flags);
                     *woken = true;
                 }
-                kind @ (SEND | WRITE) => {
+                WRITE => {
                     *outstanding = outstanding.saturating_sub(1);
                     if let (Some(failures), true) = (&mut failures, result < 0) {
-                        let list = match kind {
-                            SEND => &mut failures.sends,
-                            _ => &mut failures.writes,
-                        };
-                        list.push((index, -result));
+                        let index = (entry.user_data() & !KIND) as usize;
+                        failures.writes.push((index, -result));
                     }
                 }
                 _ => {}
-            }
-        }
-        if let (true, TunMode::Poll, Some(tun)) = (self.tun_ready, self.tun_mode, self.tun.as_ref())
-        {
-            let _ = tun.set_nonblocking(true);
-        }
-    }
-
-    /// Reads the TUN device with plain calls into the slots, all of which are free between batches.
-    fn read_tun(&mut self) {
-        let Some(tun) = &self.tun else {
-            return;
-        };
-        if !self.pending.tun.is_empty() {
-            // Slots that an earlier multishot read filled; their turn is first.
-            self.tun_ready = true;
-            return;
-        }
-        let vnet = tun.has_vnet_header();
-        let slot_len = self.tun_slots.slot_len();
-        for slot in 0..self.tun_slots.count() {
-            let start = usize::from(slot) * slot_len;
-            let buf = &mut self.tun_slots.bytes_mut()[start..start + slot_len];
-            match tun.file().read(buf) {
-                Ok(0) => {
-                    self.pending.tun_lost = Some(libc::EPIPE);
-                    break;
-                }
-                Ok(len) => self.pending.tun.push(TunMessage {
-                    slot,
-                    start,
-                    len,
-                    vnet,
-                }),
-                Err(error) => {
-                    let errno = error.raw_os_error();
-                    if matches!(errno, Some(libc::EBADFD | libc::ENODEV)) {
-                        self.pending.tun_lost = errno;
-                    }
-                    break;
-                }
             }
         }
     }
@@ -630,13 +426,24 @@ impl Uring {
 
 impl Drop for Uring {
     fn drop(&mut self) {
+        // Nothing may be queued behind the cancellation; a dead ring is not entered.
+        let _ = self.submit(0);
         // Nothing may be filled into the slots once they are freed. An error means that there was
         // nothing to cancel.
         let _ = self
             .ring
             .submitter()
             .register_sync_cancel(Some(second()), CancelBuilder::any());
-        self.drain();
+        // The cancelled requests hold the socket and the device until their completions are run here;
+        // left to the kernel, that is some time after the ring is closed, and a restart would find
+        // the port in use.
+        for _ in 0..COMPLETIONS {
+            self.drain();
+            let Armed { rx, tun, wake } = self.armed;
+            if !(rx || tun || wake) || self.submit(0).is_err() {
+                break;
+            }
+        }
     }
 }
 
@@ -674,8 +481,13 @@ fn second() -> Timespec {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::offload::coalesce::TunCaps;
+    use crate::offload::vnet_hdr::VnetHdr;
     use crate::pool::Failures;
-    use crate::worker::testing::{FakeTun, loopback_socket};
+    use crate::pool::MAX_MESSAGES;
+    use crate::tun::DeviceKind;
+    use crate::udp::UdpConfig;
+    use crate::worker::testing::{FakeTun, PATIENCE, loopback_config, loopback_socket};
     use nix::sys::eventfd::EfdFlags;
 
     fn engine(udp: UdpSocket) -> Option<Uring> {
@@ -690,11 +502,10 @@ mod tests {
     }
 
     #[test]
-    fn without_multishot_reads_the_device_is_polled() {
+    fn the_device_is_polled_and_read_in_bursts() {
         let Some(mut engine) = engine(loopback_socket()) else {
             return;
         };
-        engine.tun_mode = TunMode::Poll;
         let (queue, tun) = FakeTun::new(false);
         engine.attach_tun(queue).unwrap();
         let mut inbox = Inbox::new();
@@ -747,32 +558,136 @@ mod tests {
     }
 
     #[test]
-    fn more_operations_than_entries_complete_in_order() {
+    fn a_full_device_refuses_instead_of_stopping_the_worker() {
+        let Some(mut engine) = engine(loopback_socket()) else {
+            return;
+        };
+        let (queue, tun) = FakeTun::new(false);
+        engine.attach_tun(queue).unwrap();
+        let packets = 400_u16;
+        for number in 0..packets {
+            let start = usize::from(number) * 32_000;
+            let slab = engine.rx_bytes_mut();
+            slab[start % 65_536..][..2].copy_from_slice(&number.to_be_bytes());
+            let slice = [Segment {
+                start: start % 65_536,
+                len: 32_000,
+            }];
+            let mut failures = Failures::new();
+            let write = TunWrite {
+                vnet: &[0; VnetHdr::LEN],
+                slices: &slice,
+            };
+            engine.write([write].into_iter(), &mut failures).unwrap();
+            for (_, errno) in failures.writes {
+                assert_eq!(errno, libc::EAGAIN);
+            }
+        }
+        let mut last = None;
+        let mut count = 0;
+        while let Some(packet) = tun.next(std::time::Duration::ZERO) {
+            let number = u16::from_be_bytes([packet[0], packet[1]]);
+            assert!(last < Some(number));
+            last = Some(number);
+            count += 1;
+        }
+        assert!(0 < count && count < packets);
+    }
+
+    #[test]
+    fn the_port_is_free_as_soon_as_the_engine_is_gone() {
+        let first = loopback_socket();
+        let config = UdpConfig {
+            port: first.local_addr().unwrap().port(),
+            ..loopback_config()
+        };
+        drop(first);
+        for _ in 0..50 {
+            let udp = UdpSocket::open(&config).unwrap();
+            let Some(mut engine) = engine(udp) else {
+                return;
+            };
+            let (queue, _tun) = FakeTun::new(false);
+            engine.attach_tun(queue).unwrap();
+            engine.wait(false, &mut Inbox::new()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_device_with_more_than_a_batch_does_not_hide_the_socket() {
         let udp = loopback_socket();
-        let receiver = loopback_socket();
-        let to = crate::command::Endpoint::new(receiver.local_addr().unwrap());
+        let to = crate::command::Endpoint::new(udp.local_addr().unwrap());
         let Some(mut engine) = engine(udp) else {
             return;
         };
-        let tx: Vec<u8> = (0..=255).collect();
-        let ops: Vec<_> = (0..250)
-            .map(|start| SendOp {
-                start,
-                len: 1,
-                gso_size: 0,
-                tos: None,
-                to,
-                peer: 0,
-                source: None,
-            })
-            .collect();
-        let mut failures = Failures::new();
-        engine.send(&tx, &ops, &mut failures).unwrap();
-        assert!(failures.sends.is_empty());
-        let mut buf = [0; 8];
-        for start in 0..250 {
-            receiver.receive(&mut buf).unwrap().unwrap();
-            assert_eq!(usize::from(buf[0]), start);
+        let (queue, tun) = FakeTun::new(false);
+        engine.attach_tun(queue).unwrap();
+        for _ in 0..3 * MAX_MESSAGES {
+            tun.inject(&[7; 20]);
         }
+        let mut inbox = Inbox::new();
+        engine.wait(true, &mut inbox).unwrap();
+        assert_eq!(inbox.tun.len(), MAX_MESSAGES);
+        engine.release(&inbox);
+        loopback_socket().send_to(&to, &[1; 10]).unwrap();
+        inbox.clear();
+        engine.wait(true, &mut inbox).unwrap();
+        assert_eq!((inbox.tun.len(), inbox.rx.len()), (MAX_MESSAGES, 1));
+    }
+
+    #[test]
+    fn looking_without_waiting_finds_what_arrives() {
+        let udp = loopback_socket();
+        let to = crate::command::Endpoint::new(udp.local_addr().unwrap());
+        let Some(mut engine) = engine(udp) else {
+            return;
+        };
+        let (queue, tun) = FakeTun::new(false);
+        engine.attach_tun(queue).unwrap();
+        let sender = loopback_socket();
+        let mut inbox = Inbox::new();
+        for round in 0..3 {
+            sender.send_to(&to, &[round; 10]).unwrap();
+            tun.inject(&[round; 20]);
+            let deadline = std::time::Instant::now() + PATIENCE;
+            let (mut rx, mut tuns) = (0, 0);
+            while (rx, tuns) != (1, 1) {
+                assert!(std::time::Instant::now() < deadline);
+                inbox.clear();
+                engine.wait(false, &mut inbox).unwrap();
+                rx += inbox.rx.len();
+                tuns += inbox.tun.len();
+                engine.release(&inbox);
+            }
+        }
+    }
+
+    #[test]
+    fn a_device_that_cannot_promise_not_to_wait_is_written_by_plain_calls() {
+        let Some(mut engine) = engine(loopback_socket()) else {
+            return;
+        };
+        // The kernel refuses the flag for this one, as older kernels do for a TUN device.
+        let full = std::fs::File::options()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
+        let caps = TunCaps {
+            tso: false,
+            uso: false,
+        };
+        let queue = TunQueue::from_file(full, DeviceKind::Tun, false, caps);
+        engine.attach_tun(queue).unwrap();
+        let slice = [Segment { start: 0, len: 9 }];
+        let write = || TunWrite {
+            vnet: &[0; VnetHdr::LEN],
+            slices: &slice,
+        };
+        let mut failures = Failures::new();
+        let writes = [write(), write()];
+        let count = engine.write(writes.into_iter(), &mut failures).unwrap();
+        assert_eq!(count, 2);
+        assert_eq!(failures.writes, [(0, libc::ENOSPC), (1, libc::ENOSPC)]);
+        assert!(!engine.bursts);
     }
 }

@@ -7,7 +7,7 @@ use nix::sys::eventfd::EventFd;
 
 use super::syscalls::Syscalls;
 use crate::offload::coalesce::TunWrite;
-use crate::pool::{Failures, Inbox, SendOp};
+use crate::pool::{Failures, Inbox};
 use crate::sys::ring::Uring;
 use crate::tun::TunQueue;
 use crate::udp::UdpSocket;
@@ -113,27 +113,11 @@ impl Engine {
         }
     }
 
-    /// Sends `ops` out of `tx`, in order, and notes what failed.
-    pub(crate) fn send(
-        &mut self,
-        tx: &[u8],
-        ops: &[SendOp],
-        failures: &mut Failures,
-    ) -> io::Result<()> {
-        match self {
-            Engine::Uring(engine) => engine.send(tx, ops, failures),
-            Engine::Syscalls(engine) => {
-                engine.send(tx, ops, failures);
-                Ok(())
-            }
-        }
-    }
-
     /// Writes packets out of the receive slab to the TUN device, in order, and notes what failed.
     /// Returns how many writes were made.
     pub(crate) fn write<'a>(
         &mut self,
-        writes: impl Iterator<Item = TunWrite<'a>>,
+        writes: impl Iterator<Item = TunWrite<'a>> + Clone,
         failures: &mut Failures,
     ) -> io::Result<usize> {
         match self {

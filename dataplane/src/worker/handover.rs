@@ -176,7 +176,6 @@ impl Handover {
         };
         let start = batch.append(bytes);
         batch.tun.push(TunMessage {
-            slot: 0,
             start,
             len: bytes.len(),
             vnet,

@@ -106,27 +106,17 @@ impl Transmit {
     }
 
     /// Splits and places the `source`th TUN read of the batch; what completes a group is sealed.
-    pub(super) fn packet(&mut self, source: usize, stage: &mut Stage<'_>) -> io::Result<()> {
-        match self.place(source, stage) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(reason)) => {
-                stage.shared.counts.drop(reason, 1);
-                Ok(())
-            }
-            Err(error) => Err(error),
+    pub(super) fn packet(&mut self, source: usize, stage: &mut Stage<'_>) {
+        if let Err(reason) = self.place(source, stage) {
+            stage.shared.counts.drop(reason, 1);
         }
     }
 
     /// Seals one payload that does not come from TUN.
-    pub(super) fn payload(
-        &mut self,
-        handle: PeerHandle,
-        payload: &[u8],
-        stage: &mut Stage<'_>,
-    ) -> io::Result<()> {
+    pub(super) fn payload(&mut self, handle: PeerHandle, payload: &[u8], stage: &mut Stage<'_>) {
         self.close(stage);
         let Some(index) = stage.peers.index_of(handle) else {
-            return Ok(());
+            return;
         };
         let sealed = stage
             .peers
@@ -135,13 +125,13 @@ impl Transmit {
             .map(|key| (key.sealed_len(payload.len()), key.headroom()));
         let Some((sealed, headroom)) = sealed else {
             stage.shared.counts.drop(DropReason::NoKey, 1);
-            return Ok(());
+            return;
         };
         if sealed > MAX_DATAGRAM {
             stage.shared.counts.drop(DropReason::TooBig, 1);
-            return Ok(());
+            return;
         }
-        self.reserve(sealed, stage)?;
+        self.reserve(sealed, stage);
         self.group = Group {
             peer: index,
             stride: sealed,
@@ -153,19 +143,19 @@ impl Transmit {
         self.slab[at..at + payload.len()].copy_from_slice(payload);
         self.add(payload.len(), sealed);
         self.close(stage);
-        Ok(())
     }
 
     /// Closes the group and sends everything.
-    pub(super) fn flush(&mut self, stage: &mut Stage<'_>) -> io::Result<()> {
+    pub(super) fn flush(&mut self, stage: &mut Stage<'_>) {
         self.close(stage);
         if self.ops.is_empty() {
-            return Ok(());
+            return;
         }
         stage.failures.sends.clear();
         stage
-            .engine
-            .send(&self.slab[..self.cursor], &self.ops, stage.failures)?;
+            .shared
+            .udp
+            .send_all(&self.slab[..self.cursor], &self.ops, stage.failures);
         stage.shared.counts.udp_tx_calls += self.ops.len() as u64;
         let mut patience = true;
         stage.failures.sends.sort_unstable();
@@ -177,7 +167,6 @@ impl Transmit {
         }
         self.ops.clear();
         self.cursor = 0;
-        Ok(())
     }
 
     /// Empties the socket's error queue and learns path MTUs from it. An error may end up at any
@@ -199,12 +188,8 @@ impl Transmit {
         }
     }
 
-    /// The body of [`Transmit::packet`]: the outer result is the engine's, the inner the packet's.
-    fn place(
-        &mut self,
-        source: usize,
-        stage: &mut Stage<'_>,
-    ) -> io::Result<Result<(), DropReason>> {
+    /// The body of [`Transmit::packet`].
+    fn place(&mut self, source: usize, stage: &mut Stage<'_>) -> Result<(), DropReason> {
         let message = stage.sources[source];
         let own = stage.handed_over.is_none();
         let bytes = match &mut stage.handed_over {
@@ -212,16 +197,13 @@ impl Transmit {
             None => stage.engine.tun_bytes_mut(),
         };
         let bytes = &mut bytes[message.start..message.start + message.len];
-        let (header, packet) = match split_header(bytes, message.vnet) {
-            Some(parts) => parts,
-            None => return Ok(Err(DropReason::BadOffload)),
-        };
+        let (header, packet) = split_header(bytes, message.vnet).ok_or(DropReason::BadOffload)?;
         let offset = message.len - packet.len();
         let Some(index) = stage.peers.route(packet) else {
-            return Ok(Err(DropReason::NoRoute));
+            return Err(DropReason::NoRoute);
         };
         let Some(peer) = stage.peers.get(index) else {
-            return Ok(Err(DropReason::NoRoute));
+            return Err(DropReason::NoRoute);
         };
         let config = &peer.config;
         if !peer.halves.send {
@@ -232,24 +214,24 @@ impl Transmit {
                     .shared
                     .handover
                     .tun(config.roles.send, whole, message.vnet);
-            return Ok(match taken {
+            return match taken {
                 true => Ok(()),
                 false => Err(DropReason::HandoverFull),
-            });
+            };
         }
         if config.guard_recursion
             && ip::destination(packet) == Some(config.endpoint.remote.ip().to_canonical())
         {
-            return Ok(Err(DropReason::RecursiveRouting));
+            return Err(DropReason::RecursiveRouting);
         }
         let Some(key) = peer.keys.sender() else {
-            return Ok(Err(DropReason::NoRoute));
+            return Err(DropReason::NoRoute);
         };
         if config.block_ipv6 && packet.first().is_some_and(|first| first >> 4 == 6) {
             let mut answer = [0; ANSWER_LEN];
             let written = icmp::no_route(inner(&message, stage), &mut answer);
             reply(&answer, written, stage.engine);
-            return Ok(Err(DropReason::BlockedIpv6));
+            return Err(DropReason::BlockedIpv6);
         }
         let partial = header.flags & VnetHdr::NEEDS_CSUM != 0;
         mss::clamp(packet, peer.mss_v4, peer.mss_v6, partial);
@@ -262,10 +244,7 @@ impl Transmit {
             0 => None,
             _ => split::resegment(&header, packet, key.max_inner(fit)),
         };
-        let plan = match split::plan(&resegmented.unwrap_or(header), packet) {
-            Ok(plan) => plan,
-            Err(reason) => return Ok(Err(reason)),
-        };
+        let plan = split::plan(&resegmented.unwrap_or(header), packet)?;
         let headroom = key.headroom();
         let stride = key.sealed_len(plan.len_of(0));
         if stride > peer.datagram_limit {
@@ -275,7 +254,7 @@ impl Transmit {
                 .shared
                 .counts
                 .drop(DropReason::TooBig, plan.count() - 1);
-            return Ok(Err(DropReason::TooBig));
+            return Err(DropReason::TooBig);
         }
         let last = key.sealed_len(plan.len_of(plan.count() - 1));
         let mut hint = None;
@@ -305,7 +284,7 @@ impl Transmit {
             if !self.accepts(index, tos, sealed) {
                 self.close(stage);
             }
-            self.reserve(sealed, stage)?;
+            self.reserve(sealed, stage);
             if self.segments.is_empty() {
                 self.group = Group {
                     peer: index,
@@ -330,9 +309,9 @@ impl Transmit {
             peer.sums.tun_rx_bytes += inner_bytes as u64;
         }
         if self.cursor >= FLUSH_BYTES {
-            self.flush(stage)?;
+            self.flush(stage);
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// Whether a datagram of `sealed` bytes can be the next one of the open group.
@@ -359,11 +338,10 @@ impl Transmit {
     }
 
     /// Makes room for one more datagram behind the cursor, keeping an open group in one piece.
-    fn reserve(&mut self, sealed: usize, stage: &mut Stage<'_>) -> io::Result<()> {
+    fn reserve(&mut self, sealed: usize, stage: &mut Stage<'_>) {
         if self.cursor + sealed > self.slab.len() || self.ops.len() + 1 >= MAX_SENDS {
-            self.flush(stage)?;
+            self.flush(stage);
         }
-        Ok(())
     }
 
     /// Seals the open group and queues it.
