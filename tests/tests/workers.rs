@@ -74,7 +74,7 @@ fn ordered(name: &str, far: Peer, mode: Mode, workers: u16, engine: &str) -> Res
     link.check(|link| {
         traffic::everything(link, 4 << 20)?;
         let (client, server) = (link.client_namespace(), link.server_namespace());
-        let seconds = if full() { 30.0 } else { 6.0 };
+        let seconds = if full() { 30.0 } else { 4.0 };
         let mut streams = Vec::new();
         for flow in 0..FLOWS {
             let there = SocketAddr::new(link.server_addresses()[0], 5400 + flow);
