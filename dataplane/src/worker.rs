@@ -46,7 +46,6 @@ use crate::error::{DropReason, StartError};
 use crate::peer::PeerTable;
 use crate::pool::{Failures, Inbox};
 use crate::stats::{WorkerStats, add};
-use crate::sys::sched;
 use crate::tun::{DeviceKind, TunQueue};
 use crate::udp::UdpSocket;
 
@@ -69,10 +68,6 @@ const MAX_FRUITLESS: u32 = 256;
 
 /// How long that pause is.
 const PAUSE: Duration = Duration::from_millis(1);
-
-/// Turns on the CPU that a worker asks for. Packets wait for it to be scheduled when CPUs are busy, and
-/// short turns come sooner: a fifth less round trip at the 99th percentile, for the same throughput.
-const SLICE: Duration = Duration::from_micros(100);
 
 /// How long the end of a worker may wait to be told.
 const LAST_WORD_LIMIT: Duration = Duration::from_secs(1);
@@ -227,8 +222,6 @@ impl Worker {
         let thread = std::thread::Builder::new()
             .name(config.name)
             .spawn(move || {
-                // Best effort: without it the worker only waits longer for its turn.
-                let _ = sched::set_slice(SLICE);
                 // The ring belongs to the thread that makes it, so the engine is made here.
                 match Worker::new(shared, number, command_queue, &thread_wake, io, cpu, tun) {
                     Ok(mut worker) => {

@@ -10,5 +10,4 @@ pub mod checksum;
 pub(crate) mod cmsg;
 pub(crate) mod ioctl;
 pub(crate) mod ring;
-pub(crate) mod sched;
 pub(crate) mod socket;
