@@ -54,6 +54,10 @@ pub(crate) fn page(results: &Results) -> String {
     );
     text.push_str("## Targets\n\n");
     text.push_str(&targets(results));
+    text.push_str(
+        "\nWhy a target is missed, with the profile, is in docs/performance.md, \"What limits now\" and \
+         \"Missed targets\".\n",
+    );
     text.push_str("\n## Figures\n\nMedian (smallest - largest).\n");
     for setting in suite::SETTINGS {
         text.push_str(&figures(results, setting));

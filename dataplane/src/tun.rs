@@ -186,9 +186,13 @@ impl TunQueue {
     /// it, and its order is kept.
     ///
     /// # Errors
-    /// It is not a queue of a multi-queue device.
+    /// The kernel refuses it for a reason of its own.
     pub fn into_writer(mut self) -> io::Result<Self> {
-        ioctl::tun_detach_queue(self.file.as_fd())?;
+        match ioctl::tun_detach_queue(self.file.as_fd()) {
+            // Detached already through another handle, or the only queue there can be.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            result => result?,
+        }
         self.reads = false;
         Ok(self)
     }
@@ -428,7 +432,14 @@ mod tests {
                 queues: 2,
                 ..TunConfig::new("many0")
             };
-            assert_eq!(TunDevice::open(&config).unwrap().queues.len(), 2);
+            let mut device = TunDevice::open(&config).unwrap();
+            assert_eq!(device.queues.len(), 2);
+            // Through either handle, and again.
+            let queue = device.queues.pop().unwrap();
+            let other = queue.try_clone().unwrap();
+            assert!(!queue.into_writer().unwrap().is_read());
+            assert!(!other.into_writer().unwrap().is_read());
+            drop(device);
             let config = TunConfig {
                 node: Some("/nonexistent".into()),
                 ..TunConfig::new("tun")
