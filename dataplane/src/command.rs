@@ -26,6 +26,10 @@ pub struct Roles {
     pub receive: u16,
 }
 
+/// A worker's handle for a TCP connection, chosen by the control thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamId(pub u32);
+
 /// Where a datagram goes to or came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
@@ -35,6 +39,8 @@ pub struct Endpoint {
     pub local: Option<IpAddr>,
     /// Interface index belonging to `local`; 0 lets the kernel choose.
     pub ifindex: u32,
+    /// The TCP connection it takes; a UDP socket when `None`.
+    pub stream: Option<StreamId>,
 }
 
 impl Endpoint {
@@ -44,8 +50,18 @@ impl Endpoint {
             remote,
             local: None,
             ifindex: 0,
+            stream: None,
         }
     }
+}
+
+/// A network inside the tunnel: all addresses whose first `bits` bits are those of `address`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Prefix {
+    /// Any address of the network.
+    pub address: IpAddr,
+    /// Length of the prefix, 0 to 32 or 128.
+    pub bits: u8,
 }
 
 /// What a worker must know of a peer besides its keys.

@@ -366,6 +366,7 @@ pub(crate) fn received(
         remote: cmsg::decode_name(name)?,
         local,
         ifindex,
+        stream: None,
     };
     Some(RxMessage {
         slot,

@@ -21,6 +21,7 @@ mod parser;
 pub mod position;
 pub mod pushed;
 mod routes;
+pub mod server;
 mod set;
 mod values;
 

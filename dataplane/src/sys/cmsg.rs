@@ -254,6 +254,7 @@ mod tests {
             remote: "192.0.2.1:1".parse().unwrap(),
             local: Some("192.0.2.9".parse().unwrap()),
             ifindex: 7,
+            stream: None,
         };
         for v6 in [false, true] {
             let mut head = SendHead::new();
@@ -265,6 +266,7 @@ mod tests {
             remote: "[fe80::1%7]:1".parse().unwrap(),
             local: Some("fe80::9".parse().unwrap()),
             ifindex: 7,
+            stream: None,
         };
         let mut head = SendHead::new();
         head.set(true, &to, 0, None);
