@@ -1,0 +1,164 @@
+//! The places a server listens at.
+//!
+//! ```text
+//!   udp listener   sockets 0..n -> workers      control socket -> Acceptor, Tunnel::handle_datagram
+//!   tcp listener   accept -> (port-share) -> a worker's stream -> Tunnel::listen
+//! ```
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::ops::Range;
+use std::os::fd::AsFd;
+
+use nix::poll::{PollFd, PollFlags};
+use ringway_dataplane::control_socket::ControlSocket;
+use ringway_dataplane::udp::{Family as UdpFamily, Listener, UdpConfig, UdpSocket};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::config::options::{Family, Options};
+use crate::config::server::Listen;
+use crate::driver::remotes::resolve_local;
+use crate::driver::setup;
+use crate::log;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 256;
+
+/// Every open listener; UDP ones come first, and a listener's number counts through both kinds.
+pub(super) struct Listeners {
+    pub(super) udp: Vec<UdpListener>,
+    pub(super) tcp: Vec<TcpListener>,
+}
+
+/// A UDP port: the control thread's part of it.
+pub(super) struct UdpListener {
+    pub(super) control: ControlSocket,
+    /// Drops of the kernel that have been told of.
+    pub(super) dropped: u32,
+}
+
+/// What the workers get.
+pub(super) struct WorkerSockets {
+    /// One socket for each worker; none with TCP alone.
+    pub(super) sockets: Vec<UdpSocket>,
+    /// The workers of each UDP listener.
+    pub(super) ranges: Vec<Range<u16>>,
+}
+
+impl Listeners {
+    /// Opens every place of `listen`.
+    ///
+    /// # Errors
+    /// One line for a person: which place, and why not.
+    pub(super) fn open(
+        options: &Options,
+        listen: &[Listen],
+    ) -> Result<(Self, WorkerSockets), String> {
+        let udp_count = listen.iter().filter(|l| !l.tcp).count();
+        let each = (setup::workers(options) / udp_count.max(1)).max(1);
+        let mut listeners = Listeners {
+            udp: Vec::new(),
+            tcp: Vec::new(),
+        };
+        let mut workers = WorkerSockets {
+            sockets: Vec::new(),
+            ranges: Vec::new(),
+        };
+        for place in listen.iter().filter(|l| !l.tcp) {
+            let Listener { sockets, control } = open_udp(options, place, each)?;
+            log_place("UDP", control.local_addr());
+            let first = workers.sockets.len() as u16;
+            workers.sockets.extend(sockets);
+            workers.ranges.push(first..workers.sockets.len() as u16);
+            listeners.udp.push(UdpListener {
+                control,
+                dropped: 0,
+            });
+        }
+        for place in listen.iter().filter(|l| l.tcp) {
+            let listener = open_tcp(options, place)
+                .map_err(|error| format!("TCP: cannot listen at {}: {error}", name_of(place)))?;
+            log_place("TCP", listener.local_addr());
+            listeners.tcp.push(listener);
+        }
+        Ok((listeners, workers))
+    }
+
+    /// What to wait for, in the order of the listeners' numbers.
+    pub(super) fn poll_fds(&self) -> impl Iterator<Item = PollFd<'_>> {
+        let udp = self.udp.iter().map(|listener| listener.control.as_fd());
+        let tcp = self.tcp.iter().map(AsFd::as_fd);
+        udp.chain(tcp).map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+    }
+}
+
+fn open_udp(options: &Options, place: &Listen, workers: usize) -> Result<Listener, String> {
+    let local = local_address(place)?;
+    let mut config = setup::listen_config(options, place, local);
+    let opened = UdpSocket::open_listener(&config, workers);
+    let either = local.is_none() && place.family == Family::Any && config.family == UdpFamily::V6;
+    let opened = match opened {
+        Err(_) if either => {
+            // This system may have no IPv6; the same fault again is the one to tell.
+            config.family = UdpFamily::V4;
+            UdpSocket::open_listener(&config, workers)
+        }
+        opened => opened,
+    };
+    opened.map_err(|error| error.to_string())
+}
+
+fn open_tcp(options: &Options, place: &Listen) -> io::Result<TcpListener> {
+    let local = local_address(place).map_err(io::Error::other)?;
+    let address = |ip: IpAddr| SocketAddr::new(ip, place.port);
+    let bind = |address: SocketAddr| -> io::Result<TcpListener> {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(place.family == Family::V6 && local.is_none())?;
+        }
+        if let Some(device) = &options.bind_dev {
+            socket.bind_device(Some(device.as_bytes()))?;
+        }
+        if let Some(mark) = options.mark {
+            socket.set_mark(mark)?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket.into())
+    };
+    match (local, place.family) {
+        (Some(ip), _) => bind(address(ip)),
+        (None, Family::V4) => bind(address(Ipv4Addr::UNSPECIFIED.into())),
+        (None, Family::V6) => bind(address(Ipv6Addr::UNSPECIFIED.into())),
+        (None, Family::Any) => bind(address(Ipv6Addr::UNSPECIFIED.into()))
+            .or_else(|_| bind(address(Ipv4Addr::UNSPECIFIED.into()))),
+    }
+}
+
+fn local_address(place: &Listen) -> Result<Option<IpAddr>, String> {
+    let Some(name) = &place.local else {
+        return Ok(None);
+    };
+    resolve_local(name, None, place.family).map(Some)
+}
+
+fn name_of(place: &Listen) -> String {
+    format!("{}:{}", place.local.as_deref().unwrap_or("*"), place.port)
+}
+
+fn log_place(proto: &str, address: io::Result<SocketAddr>) {
+    let Ok(address) = address else { return };
+    let version = if address.is_ipv4() { 4 } else { 6 };
+    let text = setup::address_text(address);
+    match proto {
+        "TCP" => log::notice!(in Link, "Listening for incoming TCP connection on {text}"),
+        _ => log::notice!(in Link, "{proto}v{version} link local (bound): {text}"),
+    }
+}
+

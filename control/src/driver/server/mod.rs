@@ -1,0 +1,639 @@
+//! `mode server`: the event loop around all clients' control channels.
+//!
+//! ```text
+//!   poll: signals | worker events | control sockets | TCP listeners | scripts | next deadline
+//!     packet of a client      -> its Tunnel -> events -> auth.rs, connect.rs -> commands to the workers
+//!     packet of nobody known  -> Acceptor -> an answer, or a new client
+//!
+//!   listeners.rs  ports and sockets          clients.rs  the table          client.rs  one of them
+//!   auth.rs       who it is, who says so     connect.rs  options, addresses, routes, the way out
+//!   timers.rs     deadlines                  status.rs   status file and statistics
+//! ```
+
+mod auth;
+mod client;
+mod clients;
+mod connect;
+mod listeners;
+mod status;
+mod timers;
+
+use std::net::TcpStream;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use ringway_dataplane::command::{
+    Command, Endpoint, Event as WorkerEvent, Forwarding, PeerHandle, StreamConfig, StreamId,
+};
+use ringway_dataplane::control_socket::Batch;
+use ringway_dataplane::stats::PeerStats;
+use ringway_dataplane::wire::{self, Header, OCC_MAGIC, PING};
+use ringway_dataplane::worker::{GroupStats, Workers};
+
+use self::client::Client;
+use self::clients::{Clients, Place};
+use self::listeners::Listeners;
+use self::timers::Timers;
+use super::keepalive::{Due, Keepalive, KeepaliveConfig};
+use super::{Cause, Ending, Program, setup};
+use crate::config::options::Options;
+use crate::config::server::ServerOptions;
+use crate::host::jobs::{JobLimits, Jobs};
+use crate::host::signals::Signal;
+use crate::log;
+use crate::proto::Now;
+use crate::proto::acceptor::{Accepted, Acceptor, Verdict};
+use crate::proto::tunnel::{self, Tunnel, TunnelConfig};
+
+/// Chores that need no better clock than this.
+const TICK: Duration = Duration::from_secs(1);
+/// Worker events handled before the other sources get a turn.
+const EVENTS_PER_TURN: usize = 256;
+/// Batches of datagrams taken from one control socket before the others get a turn.
+const BATCHES_PER_TURN: usize = 2;
+/// TCP connections accepted in one turn.
+const ACCEPTS_PER_TURN: usize = 64;
+/// OCC message: the peer leaves (protocol §7.8).
+const OCC_EXIT: u8 = 6;
+/// How long a shutdown that tells its clients waits for them (protocol §9).
+const SHUTDOWN_WAIT: Duration = Duration::from_secs(2);
+
+/// A running server.
+pub(super) struct Server<'p> {
+    program: &'p mut Program,
+    options: Arc<Options>,
+    settings: Arc<ServerOptions>,
+    listeners: Listeners,
+    workers: Workers,
+    worker_stats: GroupStats,
+    acceptor: Acceptor,
+    /// What every client's control channel begins with.
+    tunnel_config: TunnelConfig,
+    clients: Clients,
+    timers: Timers,
+    jobs: Jobs,
+    state: connect::State,
+    auth: auth::State,
+    status: status::State,
+    next_tick: Instant,
+    /// The last turn left something behind.
+    more: bool,
+    /// An end that still tells the clients, and when it comes.
+    leaving: Option<(Instant, Ending)>,
+    ending: Option<Ending>,
+}
+
+/// Runs a server until it ends or is to be started anew.
+pub(super) fn run(program: &mut Program, settings: Arc<ServerOptions>) -> Ending {
+    match Server::start(program, settings) {
+        Ok(server) => server.run(),
+        Err(ending) => ending,
+    }
+}
+
+impl<'p> Server<'p> {
+    fn start(program: &'p mut Program, settings: Arc<ServerOptions>) -> Result<Self, Ending> {
+        let options = program.options.clone();
+        let connection = options.connections[0].clone();
+        // First, since this is what fails when something is wrong.
+        let (listeners, sockets) =
+            Listeners::open(&options, &settings.listen).map_err(Ending::fatal)?;
+        let state = connect::State::new(&options, &settings).map_err(Ending::fatal)?;
+        let auth = auth::State::new(&options, &settings).map_err(Ending::fatal)?;
+        let jobs = Jobs::new(JobLimits::default(), options.script_security)
+            .map_err(|error| Ending::fatal(format!("cannot watch scripts: {error}")))?;
+        if program.interface.is_none() {
+            program.open_interface(&options, &connection, None)?;
+        } else {
+            program.note_restart(crate::host::script::Hook::Up);
+        }
+        let mut workers = Workers::start(sockets.sockets, &setup::server_worker_options(&options, sockets.ranges))
+            .map_err(|error| Ending::fatal(error.to_string()))?;
+        let failed = |_| Ending::fatal("packet workers do not answer");
+        workers.send(Command::SetForwarding(forwarding(&settings))).map_err(failed)?;
+        if let Some(interface) = &mut program.interface {
+            let queues = interface.take_queues();
+            workers.attach_tun(queues).map_err(|error| Ending::fatal(error.to_string()))?;
+            let errors = interface.add_routes(&options, None, &mut program.env);
+            log_completed(errors);
+        }
+        // Capabilities belong to threads: a worker started before the drop keeps none it needs not.
+        program.drop_privileges()?;
+        log::info!(in Data, "packet engine: {}, {} worker(s)", workers.engine(), workers.count());
+        let tunnel_config = program.server_tunnel_config(&connection)?;
+        let acceptor = Acceptor::new(setup::acceptor_config(&options, &settings, &tunnel_config));
+        program.note_up();
+        let now = super::attempt::now();
+        Ok(Server {
+            status: status::State::new(&options).map_err(Ending::fatal)?,
+            worker_stats: workers.stats(),
+            program,
+            options,
+            settings,
+            listeners,
+            workers,
+            acceptor,
+            tunnel_config,
+            clients: Clients::default(),
+            timers: Timers::default(),
+            jobs,
+            state,
+            auth,
+            next_tick: now.instant + TICK,
+            more: false,
+            leaving: None,
+            ending: None,
+        })
+    }
+
+    fn run(mut self) -> Ending {
+        let mut batch = Batch::new();
+        let ending = loop {
+            if let Some(ending) = self.ending.take() {
+                break ending;
+            }
+            let ready = self.wait();
+            for signal in self.program.signals.pending() {
+                self.take_signal(signal);
+            }
+            self.take_worker_events();
+            for (index, ready) in ready.into_iter().enumerate() {
+                match (ready, index.checked_sub(self.listeners.udp.len())) {
+                    (false, _) => {}
+                    (true, None) => self.take_datagrams(index, &mut batch),
+                    (true, Some(tcp)) => self.take_connections(tcp),
+                }
+            }
+            self.take_script_results();
+            let now = now();
+            while let Some(client) = self.timers.pop(now.instant) {
+                self.with_client(client, |_, client| client.tunnel.handle_timeout(now));
+            }
+            if now.instant >= self.next_tick {
+                self.next_tick = now.instant + TICK;
+                self.tick(now);
+            }
+        };
+        self.finish(ending)
+    }
+
+    fn finish(mut self, ending: Ending) -> Ending {
+        for handle in self.clients.handles() {
+            self.close(handle, "server-exit");
+        }
+        self.state.save_pool();
+        let Server { program, workers, .. } = self;
+        let queues = workers.stop();
+        if let Some(interface) = &mut program.interface {
+            interface.give_back(queues);
+        }
+        ending
+    }
+
+    // ---- waiting and input ---------------------------------------------------------------------
+
+    /// Sleeps until something happens; which listeners have something.
+    fn wait(&mut self) -> Vec<bool> {
+        let leaving = self.leaving.as_ref().map(|(at, _)| *at);
+        let deadline = [self.timers.next(), self.jobs.next_timeout(), leaving]
+            .into_iter()
+            .flatten()
+            .fold(self.next_tick, Instant::min);
+        // Rounded up: waking a little early would only spin.
+        let mut wait =
+            deadline.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+        if std::mem::take(&mut self.more) {
+            wait = Duration::ZERO;
+        }
+        let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+        let mut fds = vec![
+            PollFd::new(self.program.signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.workers.event_fd(), PollFlags::POLLIN),
+            PollFd::new(self.jobs.as_fd(), PollFlags::POLLIN),
+        ];
+        let others = fds.len();
+        fds.extend(self.listeners.poll_fds());
+        // EINTR and the like just mean another look.
+        let _ = poll(&mut fds, timeout);
+        let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
+        fds[others..].iter().map(is_ready).collect()
+    }
+
+    fn take_signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::Usr2 => self.log_statistics(),
+            Signal::Usr1 => self.end(Ending::RESTART, Cause::Signal(signal)),
+            Signal::Hup => self.end(Ending::Reload, Cause::Signal(signal)),
+            Signal::Term | Signal::Int => self.shut_down(Cause::Signal(signal)),
+        }
+    }
+
+    fn take_datagrams(&mut self, listener: usize, batch: &mut Batch) {
+        for _ in 0..BATCHES_PER_TURN {
+            if let Err(error) = self.listeners.udp[listener].control.receive(batch) {
+                log::warn!(in Link, "control socket: {error}");
+                return;
+            }
+            for &(address, mtu) in batch.path_mtus() {
+                self.command(Command::PathMtu(address, mtu));
+            }
+            let number = listener as u16;
+            for (from, datagram) in batch.datagrams().flatten() {
+                self.take_datagram(number, from, datagram);
+            }
+            if !batch.is_full() {
+                return;
+            }
+        }
+        self.more = true;
+    }
+
+    /// A packet that is not from a worker's own peer, or no data packet.
+    fn take_datagram(&mut self, listener: u16, from: Endpoint, datagram: &mut [u8]) {
+        let now = now();
+        if let Some(handle) = self.clients.at(Place::of(listener, &from)) {
+            let is_data = matches!(wire::parse(datagram), Ok(Header::Data { .. }));
+            if is_data {
+                self.command(Command::Datagram(listener, from, Box::from(&*datagram)));
+                return;
+            }
+            let len = datagram.len() as u64;
+            self.with_client(handle, |_, client| {
+                client.control_bytes.0 += len;
+                client.tunnel.handle_datagram(now, from, datagram);
+            });
+            return;
+        }
+        if let Ok(Header::Data { .. }) = wire::parse(datagram) {
+            self.command(Command::Datagram(listener, from, Box::from(&*datagram)));
+            return;
+        }
+        if self.leaving.is_some() {
+            return;
+        }
+        match self.acceptor.judge(now, from, datagram) {
+            Verdict::Drop(_) => {}
+            Verdict::Reply(answer) => self.send_datagram(listener, &from, &answer),
+            Verdict::Accept(accepted) => self.accept(now, listener, from, *accepted),
+        }
+    }
+
+    fn take_worker_events(&mut self) {
+        self.workers.clear_event_fd();
+        for _ in 0..EVENTS_PER_TURN {
+            let Ok(event) = self.workers.events().try_recv() else {
+                return;
+            };
+            match event {
+                WorkerEvent::Control { listener, from, mut datagram } => {
+                    self.take_datagram(listener, from, &mut datagram);
+                }
+                WorkerEvent::Occ(handle, message) => {
+                    if message.first() == Some(&OCC_EXIT) {
+                        self.close(handle, "remote-exit");
+                    }
+                }
+                WorkerEvent::Floated(handle, endpoint) => self.floated(handle, endpoint),
+                WorkerEvent::FloatConflict(handle, endpoint) => {
+                    self.float_conflict(handle, endpoint);
+                }
+                WorkerEvent::StreamClosed(stream, end) => {
+                    if let Some(handle) = self.clients.at(Place::Stream(stream)) {
+                        log::notice!(in Link, "{}: connection closed: {end:?}", self.label(handle));
+                        self.close(handle, "connection-reset");
+                    }
+                }
+                WorkerEvent::Notice(text) => log::notice!(in Data, "{text}"),
+                WorkerEvent::Failed(text) => {
+                    log::error!("packet worker: {text}");
+                    self.end(Ending::RESTART, Cause::Reason("worker-failed"));
+                }
+            }
+        }
+        self.more = true;
+    }
+
+    fn take_connections(&mut self, tcp: usize) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            match self.listeners.tcp[tcp].accept() {
+                Ok((stream, from)) => self.connected(stream, Endpoint::new(from)),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    log::warn!(in Link, "TCP: accept: {error}");
+                    return;
+                }
+            }
+        }
+        self.more = true;
+    }
+
+    // ---- clients come --------------------------------------------------------------------------
+
+    fn accept(&mut self, now: Now, listener: u16, from: Endpoint, accepted: Accepted) {
+        let Some(mut client) = self.new_client(now, listener, from) else {
+            return;
+        };
+        let config = self.tunnel_config.clone();
+        client.tunnel = Tunnel::accept(config, accepted, from, now, rand::random());
+        self.welcome(client);
+    }
+
+    /// A TCP connection was made.
+    fn connected(&mut self, stream: TcpStream, from: Endpoint) {
+        if self.leaving.is_some() {
+            return;
+        }
+        log::notice!(in Link, "TCP connection established with {}", setup::address_text(from.remote));
+        let now = now();
+        let id = self.clients.new_stream();
+        let endpoint = Endpoint {
+            stream: Some(id),
+            ..from
+        };
+        // Connections have no listener of their own: any worker can serve them.
+        let Some(client) = self.new_client(now, 0, endpoint) else {
+            return;
+        };
+        let config = StreamConfig {
+            queue_limit: self.settings.tcp_queue_limit as usize,
+            max_packet: setup::MAX_STREAM_PACKET,
+        };
+        self.command(Command::AddStream(id, stream, config));
+        self.welcome(client);
+    }
+
+    /// A client that has proved where it is; `None` when there is no room for it.
+    fn new_client(&mut self, now: Now, listener: u16, endpoint: Endpoint) -> Option<Box<Client>> {
+        let place = Place::of(listener, &endpoint);
+        if let Some(other) = self.clients.at(place) {
+            self.close(other, "replaced");
+        }
+        let Some(peer_id) = self.state.ids.take() else {
+            log::warn!(in Link, "{}: new connection refused: maximum number of clients ({}) reached",
+                setup::address_text(endpoint.remote), self.settings.max_clients);
+            return None;
+        };
+        let mut config = self.tunnel_config.clone();
+        config.reneg_sec = setup::reneg_sec(&self.options);
+        if endpoint.stream.is_some() {
+            config.transport = Transport::Tcp;
+        }
+        let keepalive = Keepalive::new(setup::keepalive(&self.options, None), now.instant);
+        let mut env = self.program.env.clone();
+        env.set_untrusted(endpoint.remote);
+        Some(Box::new(Client {
+            handle: self.clients.new_handle(),
+            peer_id,
+            listener,
+            place,
+            endpoint,
+            tunnel: Tunnel::listen(config, endpoint, now, rand::random()),
+            stage: Stage::Handshake,
+            since: now.instant,
+            since_unix: now.unix,
+            name: String::new(),
+            common_name: String::new(),
+            username: None,
+            config: ClientConfig::default(),
+            addresses: Addresses::default(),
+            negotiated: None,
+            stats: Arc::default(),
+            keepalive,
+            env,
+            control_bytes: (0, 0),
+        }))
+    }
+
+    fn welcome(&mut self, client: Box<Client>) {
+        let handle = client.handle;
+        self.clients.insert(client);
+        self.with_client(handle, |_, _| {});
+    }
+
+    // ---- clients' output -----------------------------------------------------------------------
+
+    /// Does something with a client and then whatever its control channel wants done.
+    fn with_client(&mut self, handle: PeerHandle, act: impl FnOnce(&mut Self, &mut Client)) {
+        let Some(mut client) = self.clients.check_out(handle) else {
+            return;
+        };
+        act(self, &mut client);
+        let end = self.drain(&mut client);
+        let deadline = client.tunnel.poll_timeout();
+        self.clients.check_in(client);
+        match end {
+            None => self.timers.set(handle, deadline),
+            Some(reason) => self.close(handle, reason),
+        }
+    }
+
+    /// Sends and does what the client's control channel asks for; the reason if it has ended.
+    fn drain(&mut self, client: &mut Client) -> Option<&'static str> {
+        let now = now();
+        let mut datagram = Vec::with_capacity(1500);
+        loop {
+            while let Some(to) = client.tunnel.poll_transmit(now, &mut datagram) {
+                client.control_bytes.1 += datagram.len() as u64;
+                match to.stream {
+                    Some(stream) => self.command(Command::SendControl(stream, datagram.clone())),
+                    None => self.send_datagram(client.listener, &to, &datagram),
+                }
+            }
+            let event = client.tunnel.poll_event()?;
+            if let Some(end) = self.take_event(client, event) {
+                return Some(end);
+            }
+        }
+    }
+
+    fn take_event(&mut self, client: &mut Client, event: tunnel::Event) -> Option<&'static str> {
+        let handle = client.handle;
+        match event {
+            tunnel::Event::Log(verb, text) => {
+                log::debug!(verb, Control, "{} {text}", client.label());
+            }
+            tunnel::Event::ClientKey(metadata) => self.check_client_key(client, &metadata),
+            tunnel::Event::Connected { common_name, tls, .. } => {
+                self.identified(client, common_name, &tls);
+            }
+            tunnel::Event::Authenticate(request) => self.authenticate(client, *request),
+            tunnel::Event::Ready => self.configure(client),
+            tunnel::Event::Negotiated(negotiated) => self.set_peer(client, negotiated),
+            tunnel::Event::InstallKey(key_id, keys) => {
+                self.command(Command::InstallKey(handle, key_id, keys));
+            }
+            tunnel::Event::UseKey(key_id) => self.command(Command::UseKey(handle, key_id)),
+            tunnel::Event::RemoveKey(key_id) => self.command(Command::RemoveKey(handle, key_id)),
+            tunnel::Event::CrResponse(response) => self.take_response(client, &response),
+            tunnel::Event::PeerExit => {
+                log::notice!("{} the client leaves", client.label());
+            }
+            tunnel::Event::Failed { reason, text } => {
+                log::notice!("{} {text}", client.label());
+                return Some(reason);
+            }
+            // What only a server says.
+            tunnel::Event::PushReply(_)
+            | tunnel::Event::AuthToken(_)
+            | tunnel::Event::PushUpdate(_)
+            | tunnel::Event::Message(_) => {}
+        }
+        None
+    }
+
+    fn send_datagram(&self, listener: u16, to: &Endpoint, datagram: &[u8]) {
+        let Some(listener) = self.listeners.udp.get(usize::from(listener)) else {
+            return;
+        };
+        if let Err(error) = listener.control.send_to(to, datagram) {
+            log::info!(in Link, "write to {}: {error}", to.remote);
+        }
+    }
+
+    // ---- clients move and go -------------------------------------------------------------------
+
+    fn floated(&mut self, handle: PeerHandle, endpoint: Endpoint) {
+        self.clients.moved(handle, endpoint);
+        self.with_client(handle, |_, client| {
+            log::notice!("{} floated to {}", client.label(), endpoint.remote);
+            client.env.set_trusted(endpoint.remote);
+            client.tunnel.handle_command(now(), tunnel::Command::Floated(endpoint));
+        });
+    }
+
+    /// A client was heard from the place of another. It may have it only if it is the same one that
+    /// has come anew: with the certificate and the user name of the other (protocol §2.9).
+    fn float_conflict(&mut self, handle: PeerHandle, endpoint: Endpoint) {
+        let Some(client) = self.clients.get(handle) else {
+            return;
+        };
+        let place = Place::of(client.listener, &endpoint);
+        let identity = client.identity();
+        let Some(other) = self.clients.at(place) else {
+            return;
+        };
+        let same = self.clients.get(other).is_some_and(|other| other.identity() == identity);
+        if same {
+            self.close(other, "floated");
+        } else {
+            log::notice!("{}: float to {} refused: another client is there",
+                self.label(handle), endpoint.remote);
+        }
+    }
+
+    /// Ends a client. Everything of it is gone afterwards.
+    fn close(&mut self, handle: PeerHandle, reason: &'static str) {
+        self.timers.set(handle, None);
+        let Some(client) = self.clients.remove(handle) else {
+            return;
+        };
+        log::notice!("{} SIGUSR1[soft,{reason}] received, client-instance restarting", client.label());
+        self.command(Command::RemovePeer(handle));
+        if let Place::Stream(stream) = client.place {
+            self.command(Command::CloseStream(stream));
+        }
+        self.disconnect(*client, reason);
+    }
+
+    // ---- once a second -------------------------------------------------------------------------
+
+    fn tick(&mut self, now: Now) {
+        self.program.chores(now);
+        if self.leaving.as_ref().is_some_and(|(at, _)| now.instant >= *at) {
+            self.ending = self.leaving.take().map(|(_, ending)| ending);
+            return;
+        }
+        for handle in self.clients.handles() {
+            let Some(client) = self.clients.get(handle) else {
+                continue;
+            };
+            let usage = client.key_usage();
+            if client.tunnel.wants_usage(&usage) {
+                self.with_client(handle, |_, client| {
+                    client.tunnel.handle_command(now, tunnel::Command::Usage(usage));
+                });
+            }
+            let Some(client) = self.clients.get(handle) else {
+                continue;
+            };
+            let sample = client.sample();
+            match client.keepalive.tick(now.instant, sample) {
+                None => {}
+                Some(Due::Ping) => {
+                    if client.stage == Stage::Up {
+                        self.command(Command::SendPayload(handle, PING.to_vec()));
+                    }
+                }
+                Some(due) => {
+                    let (text, reason) = reason_of(due);
+                    log::notice!("{} {text}", client.label());
+                    self.close(handle, reason);
+                }
+            }
+        }
+        self.check_deferred(now);
+        self.check_routes(now);
+        self.write_files(now);
+    }
+
+    // ---- ends ----------------------------------------------------------------------------------
+
+    fn end(&mut self, ending: Ending, cause: Cause) {
+        if self.ending.is_none() {
+            self.program.cause = cause;
+            self.ending = Some(ending);
+        }
+    }
+
+    /// Ends, after telling the clients if `explicit-exit-notify` wants that.
+    fn shut_down(&mut self, cause: Cause) {
+        let notify = self.options.connections[0].explicit_exit_notify;
+        if notify == 0 || self.leaving.is_some() || self.clients.count() == 0 {
+            self.end(Ending::Exit(0), cause);
+            return;
+        }
+        for handle in self.clients.handles() {
+            let restart = tunnel::Command::Restart {
+                next_remote: notify == 2,
+                text: String::new(),
+            };
+            self.with_client(handle, |_, client| {
+                if client.endpoint.stream.is_none() {
+                    client.tunnel.handle_command(now(), restart);
+                }
+            });
+        }
+        self.program.cause = cause;
+        self.leaving = Some((Instant::now() + SHUTDOWN_WAIT, Ending::Exit(0)));
+    }
+
+    fn command(&mut self, command: Command) {
+        if self.workers.send(command).is_err() {
+            log::error!("packet worker does not answer, restarting");
+            self.end(Ending::RESTART, Cause::Reason("worker-failed"));
+        }
+    }
+
+    fn label(&mut self, handle: PeerHandle) -> String {
+        self.clients.get(handle).map(|client| client.label()).unwrap_or_default()
+    }
+}
+
+/// Which packets go where.
+fn forwarding(settings: &ServerOptions) -> Forwarding {
+    Forwarding::Routed {
+        client_to_client: settings.client_to_client,
+    }
+}
+
+/// What is said of a client whose time is over, and the reason of its end.
+fn reason_of(due: Due) -> (&'static str, &'static str) {
+    match due {
+        Due::Ping | Due::Restart => ("Inactivity timeout (--ping-restart), restarting", "ping-restart"),
+        Due::Exit => ("Inactivity timeout (--ping-exit), exiting", "ping-exit"),
+        Due::Inactive => ("Inactivity timeout (--inactive), exiting", "inactive"),
+        Due::SessionTimeout => ("Session timeout, exiting", "session-timeout"),
+    }
+}

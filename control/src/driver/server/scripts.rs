@@ -1,0 +1,202 @@
+//! Scripts run for clients, and what their ends lead to.
+//!
+//! A client waits for at most one script of its handshake and one of its admission at a time, besides
+//! the decisions that scripts have put off.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use ringway_dataplane::command::PeerHandle;
+
+use super::auth::Step;
+use super::client::Client;
+use super::{Server, now};
+use crate::config::options::Script;
+use crate::driver::setup;
+use crate::host::jobs::{JobId, JobSpec};
+use crate::host::script::Hook;
+use crate::host::server_scripts::{
+    AuthUserPassVerify, ClientCall, ClientConnect, ClientCrresponse, Configured, DeferredAuth,
+    DeferredConnect, HookCall, HookFailure, LearnAddress, TlsCryptV2Verify, TlsVerify,
+};
+use crate::log;
+use crate::server::routes::Address;
+
+/// Scripts in progress, by job.
+#[derive(Default)]
+pub(super) struct Running {
+    clients: HashMap<JobId, PeerHandle>,
+}
+
+/// What a client waits for.
+pub(super) enum Waiting {
+    ClientKey(JobId, TlsCryptV2Verify),
+    Certificate(JobId, usize, TlsVerify),
+    Login(JobId, AuthUserPassVerify),
+    Connect(JobId, ClientConnect),
+    Learn(JobId, HookCall, LearnAddress, Address),
+    Response(JobId, ClientCrresponse),
+}
+
+/// A decision that a script has put off, and when to look for it.
+pub(super) enum Deferred {
+    Login(Instant, DeferredAuth),
+    Connect(Instant, DeferredConnect),
+}
+
+impl Waiting {
+    fn job(&self) -> JobId {
+        match self {
+            Waiting::ClientKey(job, _)
+            | Waiting::Certificate(job, ..)
+            | Waiting::Login(job, _)
+            | Waiting::Connect(job, _)
+            | Waiting::Learn(job, ..)
+            | Waiting::Response(job, _) => *job,
+        }
+    }
+}
+
+impl Deferred {
+    fn due(&self) -> Instant {
+        match self {
+            Deferred::Login(at, _) | Deferred::Connect(at, _) => *at,
+        }
+    }
+}
+
+/// Which hooks a server has.
+pub(super) fn configured(settings: &crate::config::server::ServerOptions) -> Configured {
+    Configured {
+        tls_crypt_v2_verify: settings.tls_crypt_v2_verify.is_some(),
+        tls_verify: settings.tls_verify.is_some(),
+        auth_user_pass_verify: settings.auth_user_pass_verify.is_some(),
+        client_connect: settings.client_connect.is_some(),
+        learn_address: settings.learn_address.is_some(),
+        client_disconnect: settings.client_disconnect.is_some(),
+    }
+}
+
+impl Server<'_> {
+    /// What every call for this client has in common.
+    pub(super) fn client_call<'a>(
+        &'a self,
+        client: &'a Client,
+        label: &'a str,
+        lane: Option<&'a str>,
+    ) -> ClientCall<'a> {
+        ClientCall {
+            client: label,
+            env: &client.env,
+            lane,
+            deadline: Some(Instant::now() + self.tunnel_config.hand_window),
+            tmp_dir: &self.settings.tmp_dir,
+        }
+    }
+
+    /// Runs a script for a client; its end comes to [`Server::script_ended`].
+    pub(super) fn run_script(
+        &mut self,
+        client: &mut Client,
+        hook: Hook,
+        job: JobSpec,
+        waiting: impl FnOnce(JobId) -> Waiting,
+    ) -> Result<(), HookFailure> {
+        let id = self
+            .jobs
+            .spawn(Instant::now(), job)
+            .map_err(|error| HookFailure::not_run(&client.label(), hook, &error))?;
+        self.running.clients.insert(id, client.handle);
+        client.waiting.push(waiting(id));
+        Ok(())
+    }
+
+    /// Runs a script whose result nobody needs.
+    pub(super) fn tell_script(&mut self, job: JobSpec) {
+        // What is refused has been logged.
+        let _ = self.jobs.spawn(Instant::now(), job);
+    }
+
+    /// Takes in the scripts that have ended.
+    pub(super) fn take_script_results(&mut self) {
+        self.jobs.handle_ready(Instant::now());
+        while let Some((job, result)) = self.jobs.next_finished() {
+            let Some(handle) = self.running.clients.remove(&job) else {
+                continue;
+            };
+            self.with_client(handle, |server, client| {
+                let found = client.waiting.iter().position(|w| w.job() == job);
+                let Some(found) = found else { return };
+                let waiting = client.waiting.swap_remove(found);
+                match waiting {
+                    Waiting::ClientKey(_, hook) => {
+                        let verdict = hook.finish(result);
+                        server.passed(client, Step::Key, HookCall::TlsCryptV2Verify, verdict);
+                    }
+                    Waiting::Certificate(_, depth, hook) => {
+                        let verdict = hook.finish(result);
+                        let call = HookCall::TlsVerify(depth);
+                        server.passed(client, Step::Certificates, call, verdict);
+                    }
+                    Waiting::Login(_, hook) => server.login_judged(client, hook.finish(result)),
+                    Waiting::Connect(_, hook) => server.connect_judged(client, hook.finish(result)),
+                    Waiting::Learn(_, call, hook, address) => {
+                        server.address_judged(client, call, address, hook.finish(result));
+                    }
+                    Waiting::Response(_, hook) => server.response_taken(client, hook.finish(result)),
+                }
+            });
+        }
+    }
+
+    /// Looks for decisions that were put off.
+    pub(super) fn check_deferred(&mut self) {
+        let due = |client: &Client, now| client.deferred.iter().any(|d| d.due() <= now);
+        let instant = now().instant;
+        let clients: Vec<PeerHandle> = self
+            .clients
+            .iter()
+            .filter(|client| due(client, instant))
+            .map(|client| client.handle)
+            .collect();
+        for handle in clients {
+            self.with_client(handle, |server, client| {
+                let (due, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut client.deferred)
+                    .into_iter()
+                    .partition(|deferred| deferred.due() <= instant);
+                client.deferred = rest;
+                for deferred in due {
+                    match deferred {
+                        Deferred::Login(_, login) => server.look_for_login(client, login),
+                        Deferred::Connect(_, connect) => server.look_for_connect(client, connect),
+                    }
+                }
+            });
+        }
+    }
+
+    /// When a decision that was put off is to be looked for.
+    pub(super) fn next_deferred(&self) -> Option<Instant> {
+        let all = self.clients.iter().flat_map(|client| &client.deferred);
+        all.map(Deferred::due).min()
+    }
+
+    /// A client is gone: nobody waits for its scripts.
+    pub(super) fn forget_scripts(&mut self, client: &mut Client) {
+        for waiting in client.waiting.drain(..) {
+            let job = waiting.job();
+            self.running.clients.remove(&job);
+            self.jobs.cancel(Instant::now(), job);
+        }
+    }
+}
+
+/// The command of an option.
+pub(super) fn command(script: &Script) -> crate::host::script::ScriptCommand {
+    setup::script(script)
+}
+
+/// Tells of a script that did not let a client pass.
+pub(super) fn log_failure(failure: &HookFailure) {
+    log::warn!(in Script, "{failure}");
+}
