@@ -20,7 +20,7 @@ use ringway_dataplane::key_slot::{Cipher, DataKeys, Digest};
 
 pub(crate) const S: Duration = Duration::from_secs(1);
 pub(crate) const MS: Duration = Duration::from_millis(1);
-const UNIX: u64 = 1_795_374_000;
+pub(crate) const UNIX: u64 = 1_795_374_000;
 /// What a tunnel may hold in queues (windows excluded), far below what a peer can send.
 const MAX_RETAINED: usize = 300 * 1024;
 
