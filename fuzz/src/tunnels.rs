@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use ringway::proto::negotiate::Preferences;
-use ringway::proto::tunnel::{Event, Mode, Tunnel, TunnelConfig};
+use ringway::proto::tunnel::{Event, Mode, Transport, Tunnel, TunnelConfig};
 use ringway::proto::wrap::{StaticKey, WrapConfig};
 use ringway::proto::{Now, TlsRole};
 use ringway::tls::{TlsContext, TlsSettings};
@@ -79,7 +79,9 @@ impl End {
         let config = TunnelConfig {
             role,
             mode: Mode::PointToPoint,
+            transport: Transport::Udp,
             wrap,
+            client_wraps: None,
             tls: CONTEXTS[usize::from(role == TlsRole::Server)].clone(),
             remote: (role == TlsRole::Client || kind / 3 % 2 == 1).then_some(far),
             float: false,

@@ -318,7 +318,15 @@ impl<'p> Attempt<'p> {
             tunnel::Event::PushReply(lines) => self.take_push_reply(&lines),
             tunnel::Event::AuthToken(lines) => self.take_late_push(&lines),
             tunnel::Event::Message(message) => self.take_message(message),
+            tunnel::Event::PushUpdate(_) => {
+                log::notice!(in Negotiation, "ignoring PUSH_UPDATE");
+            }
             tunnel::Event::PeerExit => self.peer_left(),
+            // Those are about the clients of a server.
+            tunnel::Event::ClientKey(_)
+            | tunnel::Event::Authenticate(_)
+            | tunnel::Event::Ready
+            | tunnel::Event::CrResponse(_) => {}
             tunnel::Event::Failed { reason, text } => {
                 log::error!("{text}");
                 let ending = if self.options.tls_exit {

@@ -51,7 +51,7 @@ use crate::host::signals::{Signal, Signals};
 use crate::log;
 use crate::proto::Now;
 use crate::proto::push::{Advance, AuthFailed};
-use crate::proto::tunnel::{Mode, TunnelConfig};
+use crate::proto::tunnel::{Mode, Transport, TunnelConfig};
 use crate::proto::wrap::WrapConfig;
 use crate::tls::{TlsContext, TlsSession, cert_env};
 
@@ -415,7 +415,9 @@ impl Program {
         Ok(TunnelConfig {
             role: options.tls_role,
             mode,
+            transport: Transport::Udp,
             wrap: self.wrap_config(&target.connection)?,
+            client_wraps: None,
             tls: self.tls.clone(),
             remote: target.remote.map(Endpoint::new),
             float: target.connection.float || target.remote.is_none(),

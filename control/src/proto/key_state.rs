@@ -22,6 +22,7 @@ use super::key_exchange::KeyMessage;
 use super::packet::{ControlPacket, Opcode, SessionId, parse_early_negotiation};
 use super::push::split_messages;
 use super::reliable::{AckQueue, RecvOutcome, ReliableRecv, ReliableSend};
+use super::tunnel::Transport;
 use super::wrap::Wrap;
 use super::{Now, TlsRole};
 use crate::tls::{TlsContext, TlsSession};
@@ -62,6 +63,19 @@ pub(super) enum Phase {
     Generated,
 }
 
+/// Whether the peer may have a key: a server's question, asked of the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// Not asked yet.
+    Open,
+    /// Asked, and not answered.
+    Asked,
+    /// Yes.
+    Granted,
+    /// No.
+    Refused,
+}
+
 /// Why a negotiation ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum KeyError {
@@ -84,8 +98,24 @@ pub(super) struct Settings {
     pub(super) tls: Arc<TlsContext>,
     pub(super) tls_timeout: Duration,
     pub(super) hand_window: Duration,
-    /// Largest control packet, outer IP and UDP headers included (`max-packet-size`).
+    /// Largest control packet, outer headers included (`max-packet-size`).
     pub(super) max_packet_size: usize,
+    pub(super) transport: Transport,
+}
+
+impl Settings {
+    /// Bytes around a control packet on the way to this end: IP, and UDP or TCP with the length that
+    /// frames a packet there.
+    fn outer_headers(&self, endpoint: Option<Endpoint>) -> usize {
+        let ip = match endpoint {
+            Some(e) if e.remote.is_ipv6() => 40,
+            _ => 20,
+        };
+        match self.transport {
+            Transport::Udp => ip + 8,
+            Transport::Tcp => ip + 20 + 2,
+        }
+    }
 }
 
 /// What we put into our key message; credentials may change between negotiations.
@@ -108,6 +138,8 @@ pub(super) struct KeyState {
     pub(super) last_heard: Option<Instant>,
     /// The data keys have been made; peers may use them from now on.
     pub(super) keys_made: bool,
+    /// In server mode no keys are made before this is granted.
+    pub(super) admission: Admission,
     pub(super) own_source: KeySource,
     pub(super) peer_message: Option<KeyMessage>,
     /// The other end has begun this negotiation too (its reset arrived).
@@ -151,6 +183,7 @@ impl KeyState {
             started: None,
             last_heard: None,
             keys_made: false,
+            admission: Admission::Open,
             own_message: message.encode(settings.role),
             own_source,
             peer_message: None,
@@ -244,16 +277,21 @@ impl KeyState {
         self.phase = Phase::Generated;
     }
 
-    /// Forgets what the data keys were derived from, and the peer's password.
+    /// Forgets what the data keys were derived from, and the peer's message.
     pub(super) fn forget_secrets(&mut self) {
         self.own_source.pre_master.zeroize();
         self.own_source.random1.zeroize();
         self.own_source.random2.zeroize();
-        if let Some(message) = &mut self.peer_message {
-            message.pre_master.zeroize();
-            message.random1.zeroize();
-            message.random2.zeroize();
-            message.password.zeroize();
+        self.peer_message = None;
+    }
+
+    /// Gives back the room that only the handshake needed.
+    pub(super) fn release_buffers(&mut self) {
+        self.outgoing.shrink_to_fit();
+        self.messages.shrink_to_fit();
+        self.waiting.shrink_to_fit();
+        if self.plaintext.is_empty() {
+            self.plaintext = Vec::new();
         }
     }
 
@@ -278,6 +316,25 @@ impl KeyState {
         self.next_is_wkc = false;
         self.recv = ReliableRecv::new(RECV_WINDOW);
         self.acks = AckQueue::new();
+    }
+
+    /// Goes on where a stateless answer has left off (protocol §3): both resets, packets 0, are done
+    /// with.
+    pub(super) fn begin_answered(
+        &mut self,
+        sid: SessionId,
+        endpoint: Endpoint,
+        now: Instant,
+        settings: &Settings,
+    ) {
+        self.begin_with(sid, endpoint);
+        self.peer_started = true;
+        self.first_payload = false;
+        self.started = Some(now);
+        self.must_negotiate = Some(now + settings.hand_window);
+        self.send = ReliableSend::starting_at(1, SEND_WINDOW, settings.tls_timeout);
+        self.recv = ReliableRecv::starting_at(1, RECV_WINDOW);
+        self.phase = Phase::PreStart;
     }
 
     /// Lines of TLS for the log since the last call.
@@ -500,9 +557,9 @@ impl KeyState {
         let Some(tls) = &mut self.tls else {
             return Ok(());
         };
-        tls.write_plaintext(&self.own_message)
+        let message = Zeroizing::new(std::mem::take(&mut self.own_message));
+        tls.write_plaintext(&message)
             .map_err(|e| KeyError::Tls(e.to_string()))?;
-        self.own_message.zeroize();
         tls.read_ciphertext(&mut self.outgoing);
         self.next_phase();
         Ok(())
@@ -517,10 +574,7 @@ impl KeyState {
     }
 
     fn cut_into_packets(&mut self, settings: &Settings, wrap: &Wrap) {
-        let outer = match self.endpoint {
-            Some(e) if e.remote.is_ipv6() => 48,
-            _ => 28,
-        };
+        let outer = settings.outer_headers(self.endpoint);
         // op and session id, a full ack array with the echoed session id, the packet id.
         let header = 1 + 8 + (1 + 4 * ACKS_WITH_PAYLOAD + 8) + 4;
         let room = settings

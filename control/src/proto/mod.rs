@@ -3,6 +3,7 @@
 //! Nothing in here opens a socket, reads a clock or asks the operating system for anything but
 //! randomness: time, datagrams and commands come in, transmissions, events and a deadline go out.
 
+pub mod acceptor;
 pub mod cookie;
 mod data_keys;
 pub mod error;
@@ -15,6 +16,7 @@ pub mod occ;
 pub mod packet;
 pub mod peer_info;
 pub mod push;
+pub mod rate;
 pub mod reliable;
 mod session;
 pub mod tunnel;

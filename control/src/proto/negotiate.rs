@@ -141,6 +141,107 @@ pub fn pulled(
     })
 }
 
+/// What a server and its client use. `features` are the bits of [`iv_proto`] the server would use,
+/// `occ_cipher` is the cipher in the client's options string; the peer-id is still to be set with
+/// [`Negotiated::for_client`]. The error is for the log.
+///
+/// A `compat-mode` below 2.5 shows in `own`: its `cipher` is one of the data ciphers then, and below
+/// 2.4 the fallback.
+pub fn served(
+    own: &Preferences,
+    features: u32,
+    peer: &PeerInfo,
+    occ_cipher: Option<&str>,
+) -> Result<Negotiated, String> {
+    let cipher = served_cipher(own, peer, occ_cipher)?;
+    let common = peer.iv_proto & features;
+    // Both are told in `protocol-flags`, which came with this bit.
+    let flags = common & iv_proto::CC_EXIT != 0;
+    let data_v2 = common & iv_proto::DATA_V2 != 0;
+    let epoch = common & iv_proto::DATA_EPOCH != 0 && flags && data_v2 && cipher.is_aead();
+    Ok(Negotiated {
+        cipher,
+        digest: own.digest,
+        format: if epoch {
+            DataFormat::Epoch
+        } else {
+            DataFormat::Classic
+        },
+        ekm: common & iv_proto::TLS_KEY_EXPORT != 0,
+        peer_id: data_v2.then_some(0),
+        cc_exit: flags,
+        dyn_tls_crypt: flags && common & iv_proto::DYN_TLS_CRYPT != 0,
+        framing: own.framing,
+        extensions: peer.extensions & extensions::OWN,
+    })
+}
+
+impl Negotiated {
+    /// With the client's own number, where both ends can use one, and no more than these
+    /// [`extensions`].
+    #[must_use]
+    pub fn for_client(mut self, peer_id: Option<u32>, extensions: u32) -> Self {
+        self.peer_id = self.peer_id.and(peer_id);
+        if self.peer_id.is_none() {
+            self.format = DataFormat::Classic;
+        }
+        self.extensions &= extensions;
+        self
+    }
+}
+
+/// What a server pushes of what was [`served`], in the order of stock servers; the peer-id comes
+/// earlier in the list (protocol §8.3).
+pub fn served_options(negotiated: &Negotiated, peer: &PeerInfo) -> Vec<String> {
+    let mut options = Vec::new();
+    if peer.iv_ciphers.is_some() || peer.iv_ncp >= 2 {
+        options.push(format!("cipher {}", negotiated.cipher.name()));
+    }
+    let flags = [
+        ("cc-exit", negotiated.cc_exit),
+        ("tls-ekm", negotiated.ekm),
+        ("dyn-tls-crypt", negotiated.dyn_tls_crypt),
+        ("aead-epoch", negotiated.format == DataFormat::Epoch),
+    ];
+    if negotiated.cc_exit {
+        let set = flags.iter().filter(|(_, set)| *set).map(|(name, _)| *name);
+        let names: Vec<_> = set.collect();
+        options.push(format!("protocol-flags {}", names.join(" ")));
+    } else if negotiated.ekm {
+        options.push("key-derivation tls-ekm".to_owned());
+    }
+    options
+}
+
+/// The first of our ciphers that the client offers, or, where it cannot offer, is configured for.
+fn served_cipher(
+    own: &Preferences,
+    peer: &PeerInfo,
+    occ_cipher: Option<&str>,
+) -> Result<Cipher, String> {
+    let names = peer.ciphers();
+    let configured = occ_cipher.filter(|_| peer.iv_ciphers.is_none());
+    let known = names.iter().copied().chain(configured);
+    let theirs: Vec<Cipher> = known.filter_map(Cipher::from_name).collect();
+    if let Some(cipher) = own.data_ciphers.iter().find(|c| theirs.contains(c)) {
+        return Ok(*cipher);
+    }
+    let silent = names.is_empty() && configured.is_none();
+    own.fallback.filter(|_| silent).ok_or_else(|| {
+        if silent {
+            "no shared data cipher: the client says nothing of its ciphers; set \
+             data-ciphers-fallback to the one it uses"
+                .to_owned()
+        } else {
+            let offered: Vec<_> = names.into_iter().chain(configured).collect();
+            format!(
+                "no shared data cipher: the client offers {}; add one of them to data-ciphers",
+                offered.join(":")
+            )
+        }
+    })
+}
+
 fn point_to_point_cipher(
     own: &Preferences,
     role: TlsRole,
@@ -244,6 +345,80 @@ mod tests {
         assert_eq!(
             (n.cipher, n.peer_id, n.ekm),
             (Cipher::Aes256Cbc, None, false)
+        );
+    }
+
+    fn serve(
+        own: &Preferences,
+        info: &str,
+        occ: Option<&str>,
+    ) -> Result<(Negotiated, Vec<String>), String> {
+        let peer = PeerInfo::parse(info);
+        let negotiated = served(own, iv_proto::PULL, &peer, occ)?.for_client(Some(7), 0);
+        let options = served_options(&negotiated, &peer);
+        Ok((negotiated, options))
+    }
+
+    #[test]
+    fn each_version_of_client_gets_what_it_understands() {
+        let mine = own(&[Cipher::Aes256Gcm, Cipher::Aes128Gcm, Cipher::Aes256Cbc]);
+        let cases = [
+            // 2.7, 2.6, OpenVPN 3 with exporter and no protocol-flags, 2.5, 2.4
+            (
+                "IV_CIPHERS=AES-128-GCM:AES-256-GCM\nIV_PROTO=8094\n",
+                "cipher AES-256-GCM|protocol-flags cc-exit tls-ekm dyn-tls-crypt aead-epoch",
+            ),
+            (
+                "IV_CIPHERS=AES-128-GCM\nIV_PROTO=990\n",
+                "cipher AES-128-GCM|protocol-flags cc-exit tls-ekm dyn-tls-crypt",
+            ),
+            (
+                "IV_CIPHERS=AES-256-GCM\nIV_PROTO=1546\n",
+                "cipher AES-256-GCM|key-derivation tls-ekm",
+            ),
+            ("IV_CIPHERS=AES-256-GCM\nIV_PROTO=6\n", "cipher AES-256-GCM"),
+            ("IV_NCP=2\nIV_PROTO=2\n", "cipher AES-256-GCM"),
+        ];
+        for (info, pushed) in cases {
+            let (negotiated, options) = serve(&mine, info, None).unwrap();
+            assert_eq!(options.join("|"), pushed, "{info}");
+            assert_eq!(negotiated.peer_id, Some(7), "{info}");
+        }
+        let cbc = "IV_CIPHERS=AES-256-CBC\nIV_PROTO=8094\n";
+        let (negotiated, options) = serve(&mine, cbc, None).unwrap();
+        assert_eq!(negotiated.format, DataFormat::Classic);
+        assert!(!options.join("|").contains("aead-epoch"));
+    }
+
+    #[test]
+    fn a_client_that_cannot_negotiate_is_taken_at_its_options_string() {
+        let mut mine = own(&[Cipher::Aes256Gcm, Cipher::Aes256Cbc]);
+        let (negotiated, options) = serve(&mine, "", Some("AES-256-CBC")).unwrap();
+        assert_eq!(
+            (negotiated.cipher, negotiated.peer_id),
+            (Cipher::Aes256Cbc, None)
+        );
+        assert!(options.is_empty(), "{options:?}");
+        // What it can negotiate counts more than what it is configured for.
+        let cbc_only = "IV_CIPHERS=CHACHA20-POLY1305\n";
+        let error = serve(&mine, cbc_only, Some("AES-256-CBC")).unwrap_err();
+        assert!(error.contains("CHACHA20-POLY1305"), "{error}");
+        // The fallback is for clients that say nothing at all.
+        assert!(serve(&mine, "", None).unwrap_err().contains("fallback"));
+        mine.fallback = Some(Cipher::Aes128Cbc);
+        assert_eq!(serve(&mine, "", None).unwrap().0.cipher, Cipher::Aes128Cbc);
+        assert!(serve(&mine, "", Some("BF-CBC")).is_err());
+    }
+
+    #[test]
+    fn without_a_number_there_are_no_epochs() {
+        let mine = own(&[Cipher::Aes256Gcm]);
+        let peer = PeerInfo::parse("IV_CIPHERS=AES-256-GCM\nIV_PROTO=8094\n");
+        let negotiated = served(&mine, iv_proto::PULL, &peer, None).unwrap();
+        let negotiated = negotiated.for_client(None, 0);
+        assert_eq!(
+            (negotiated.peer_id, negotiated.format),
+            (None, DataFormat::Classic)
         );
     }
 

@@ -9,8 +9,7 @@ use zeroize::Zeroizing;
 use super::key_derivation::KeySource;
 use super::key_state::{KeyError, KeyState, OwnMessage, Settings};
 use super::packet::{Opcode, SessionId};
-use super::tunnel::TunnelConfig;
-use super::wrap::Wrap;
+use super::wrap::{StaticKey, Wrap, WrapConfig};
 use super::{Now, TlsRole};
 
 /// A session of either end; its id is ours alone and lives until the next hard reset.
@@ -20,13 +19,21 @@ pub(super) struct Session {
     pub(super) next_key_id: u8,
     pub(super) primary: KeyState,
     wrap: Wrap,
+    /// The key of that wrapping, for dynamic tls-crypt; gone when it is made.
+    static_key: Option<Box<StaticKey>>,
     /// Dynamic tls-crypt for key_id ≥ 1 (protocol §4.5); one counter for all of them.
     dynamic: Option<Wrap>,
 }
 
 impl Session {
-    /// A session that has sent nothing yet, in `wrap` as [`new_wrap`] makes it.
-    pub(super) fn new(wrap: Wrap, settings: &Settings, own: &OwnMessage, rng: &mut StdRng) -> Self {
+    /// A session that has sent nothing yet.
+    pub(super) fn new(
+        wrapping: Wrapping,
+        settings: &Settings,
+        own: &OwnMessage,
+        rng: &mut StdRng,
+    ) -> Self {
+        let Wrapping { wrap, static_key } = wrapping;
         let reset = match settings.role {
             TlsRole::Server => Opcode::HardResetServerV2,
             TlsRole::Client if wrap.wkc_len() > 0 => Opcode::HardResetClientV3,
@@ -43,14 +50,26 @@ impl Session {
                 KeySource::random(rng, settings.role),
             ),
             wrap,
+            static_key,
             dynamic: None,
         }
     }
 
-    /// Takes the peer that answered, or was the first to speak; `wrap` has unwrapped its reset.
-    pub(super) fn begin_with(&mut self, sid: SessionId, endpoint: Endpoint, wrap: Wrap) {
-        self.wrap.adopt_window(wrap);
+    /// Takes the peer that answered, or was the first to speak; `wrapping` has unwrapped its reset.
+    pub(super) fn begin_with(&mut self, sid: SessionId, endpoint: Endpoint, wrapping: Wrapping) {
+        if self.wrap.authenticates() {
+            self.wrap.adopt_window(wrapping.wrap);
+        } else {
+            // Whatever was sent was not counted.
+            self.wrap = wrapping.wrap;
+            self.static_key = wrapping.static_key;
+        }
         self.primary.begin_with(sid, endpoint);
+    }
+
+    /// Packets are authenticated before TLS.
+    pub(super) fn is_wrapped(&self) -> bool {
+        self.wrap.authenticates()
     }
 
     /// The wrapping of packets with this key_id.
@@ -105,7 +124,7 @@ impl Session {
     pub(super) fn enable_dynamic(
         &mut self,
         label: &str,
-        config: &TunnelConfig,
+        role: TlsRole,
         now: Now,
     ) -> Result<(), String> {
         if self.dynamic.is_some() || self.primary.key_id != 0 {
@@ -115,20 +134,30 @@ impl Session {
         let mut exported = Zeroizing::new([0u8; 256]);
         tls.export(label, &mut *exported)
             .map_err(|e| e.to_string())?;
-        let fixed = config.wrap.static_key();
+        let fixed = self.static_key.take();
         self.dynamic = Some(Wrap::dynamic(
             &exported,
-            fixed,
-            config.role,
+            fixed.as_deref(),
+            role,
             now.unix as u32,
         ));
         Ok(())
     }
 }
 
-/// The configured wrapping, for a new session or for a packet that may begin one.
-pub(super) fn new_wrap(config: &TunnelConfig, now: Now) -> Wrap {
-    let mut wrap = Wrap::new(&config.wrap, config.role, now.unix as u32);
-    wrap.set_clock(now.unix as u32);
-    wrap
+/// A wrapping for a new session, or for a packet that may begin one.
+pub(super) struct Wrapping {
+    pub(super) wrap: Wrap,
+    static_key: Option<Box<StaticKey>>,
+}
+
+impl Wrapping {
+    pub(super) fn new(config: &WrapConfig, role: TlsRole, now: Now) -> Self {
+        let mut wrap = Wrap::new(config, role, now.unix as u32);
+        wrap.set_clock(now.unix as u32);
+        Wrapping {
+            wrap,
+            static_key: config.static_key().cloned().map(Box::new),
+        }
+    }
 }

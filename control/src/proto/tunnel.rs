@@ -14,6 +14,7 @@
 
 mod pull;
 mod receive;
+mod serve;
 mod types;
 
 use std::collections::VecDeque;
@@ -25,7 +26,10 @@ use ringway_dataplane::command::Endpoint;
 use ringway_dataplane::key_slot::DataFormat;
 use zeroize::Zeroizing;
 
-pub use self::types::{Command, Counters, Event, KeyUsage, Mode, TunnelConfig};
+pub use self::serve::{AuthRequest, Serve};
+use self::serve::{Client, Closing};
+pub use self::types::{Command, Counters, Event, KeyUsage, Mode, Transport, TunnelConfig};
+use super::acceptor::Accepted;
 use super::data_keys::{DataKeyTable, KeyChange};
 use super::key_derivation::{
     Key2, LABEL_DATA_KEYS, LABEL_DYNAMIC_TLS_CRYPT, LABEL_P2P_PEER_ID, prf_key2,
@@ -34,8 +38,8 @@ use super::key_state::{KeyError, OwnMessage, Phase, Settings};
 use super::negotiate::{self, Negotiated};
 use super::occ;
 use super::peer_info::{PeerInfo, iv_proto};
-use super::push::PushAssembler;
-use super::session::{Session, new_wrap};
+use super::push::{ControlMessage, PushAssembler};
+use super::session::{Session, Wrapping};
 use super::wrap::WrapConfig;
 use super::{Now, TlsRole};
 
@@ -63,6 +67,8 @@ struct Pull {
     next_request: Option<Instant>,
     give_up: Option<Instant>,
     assembler: PushAssembler,
+    /// Parts of a PUSH_UPDATE.
+    updates: PushAssembler,
     /// PUSH_REPLY has been handed out.
     answered: bool,
 }
@@ -74,7 +80,7 @@ pub struct Tunnel {
     own: OwnMessage,
     rng: StdRng,
     active: Session,
-    untrusted: Option<Session>,
+    untrusted: Option<Box<Session>>,
     /// When to call the peer again after a failure, and where.
     retry: Option<(Instant, Endpoint)>,
     /// Data keys have been in use.
@@ -82,6 +88,12 @@ pub struct Tunnel {
     keys: DataKeyTable,
     negotiated: Option<Negotiated>,
     pull: Pull,
+    /// In server mode: the client.
+    client: Option<Box<Client>>,
+    /// The tunnel is about to end.
+    closing: Option<Box<Closing>>,
+    /// A connection on which nothing has come yet ends then.
+    silent_until: Option<Instant>,
     /// SHA-256 of the peer's certificate, fixed by the first negotiation of a session.
     /// Inner `None`: it showed none.
     peer_identity: Option<Option<[u8; 32]>>,
@@ -100,7 +112,67 @@ pub struct Tunnel {
 impl Tunnel {
     /// A tunnel that begins as soon as it knows where its peer is. `seed` feeds session ids and key
     /// randoms and must come from the operating system outside of tests.
-    pub fn new(mut config: TunnelConfig, now: Now, seed: [u8; 32]) -> Self {
+    pub fn new(config: TunnelConfig, now: Now, seed: [u8; 32]) -> Self {
+        let wrapping = Wrapping::new(&config.wrap, config.role, now);
+        let mut tunnel = Self::idle(config, wrapping, now, seed);
+        tunnel.active.primary.endpoint = tunnel.config.remote;
+        tunnel.process(now);
+        tunnel
+    }
+
+    /// A server's end for a client that the [`Acceptor`](super::acceptor::Acceptor) has accepted.
+    /// `config` is for [`Mode::Server`]; `config.remote` is set to `endpoint`, which is where the
+    /// packet came from.
+    pub fn accept(
+        config: TunnelConfig,
+        accepted: &Accepted,
+        endpoint: Endpoint,
+        now: Now,
+        seed: [u8; 32],
+    ) -> Self {
+        let mut wrapping = Wrapping::new(&accepted.wrap, config.role, now);
+        if let Some(id) = accepted.replay_id {
+            wrapping.wrap.mark_seen(id);
+        }
+        if accepted.cookie.is_some() {
+            wrapping.wrap = wrapping.wrap.continue_after(1);
+        }
+        let mut tunnel = Self::idle(config, wrapping, now, seed);
+        tunnel.config.remote = Some(endpoint);
+        tunnel.client = Some(Box::new(Client::new()));
+        let (session, sid) = (&mut tunnel.active, accepted.client_sid);
+        match accepted.cookie {
+            Some(cookie) => {
+                session.sid = cookie;
+                let key = &mut session.primary;
+                key.begin_answered(sid, endpoint, now.instant, &tunnel.settings);
+            }
+            None => session.primary.begin_with(sid, endpoint),
+        }
+        session
+            .primary
+            .receive(&accepted.packet.as_packet(), now.instant);
+        tunnel.counters.accepted += 1;
+        if let Some(metadata) = &accepted.metadata {
+            tunnel.push(Event::ClientKey(metadata.clone()));
+        }
+        tunnel.process(now);
+        tunnel
+    }
+
+    /// A server's end of a TCP connection that a client has just made. It says nothing before the
+    /// client does, and ends after `hand-window` if it never does. `config` is for [`Mode::Server`].
+    pub fn listen(config: TunnelConfig, endpoint: Endpoint, now: Now, seed: [u8; 32]) -> Self {
+        let wrapping = Wrapping::new(&WrapConfig::None, config.role, now);
+        let mut tunnel = Self::idle(config, wrapping, now, seed);
+        tunnel.silent_until = Some(now.instant + tunnel.config.hand_window);
+        tunnel.config.remote = Some(endpoint);
+        tunnel.client = Some(Box::new(Client::new()));
+        tunnel
+    }
+
+    /// A tunnel that has done nothing yet.
+    fn idle(mut config: TunnelConfig, wrapping: Wrapping, now: Now, seed: [u8; 32]) -> Self {
         let mut rng = StdRng::from_seed(seed);
         let settings = Settings {
             role: config.role,
@@ -108,6 +180,7 @@ impl Tunnel {
             tls_timeout: config.tls_timeout,
             hand_window: config.hand_window,
             max_packet_size: config.max_packet_size,
+            transport: config.transport,
         };
         let own = OwnMessage {
             options: config.options.clone(),
@@ -115,9 +188,8 @@ impl Tunnel {
             password: config.password.take().map(Zeroizing::new),
             peer_info: config.peer_info.clone(),
         };
-        let mut active = Session::new(new_wrap(&config, now), &settings, &own, &mut rng);
-        active.primary.endpoint = config.remote;
-        let mut tunnel = Tunnel {
+        let active = Session::new(wrapping, &settings, &own, &mut rng);
+        Tunnel {
             keys: DataKeyTable::new(config.tran_window),
             config,
             settings,
@@ -132,8 +204,12 @@ impl Tunnel {
                 next_request: None,
                 give_up: None,
                 assembler: PushAssembler::new(),
+                updates: PushAssembler::new(),
                 answered: false,
             },
+            client: None,
+            closing: None,
+            silent_until: None,
             peer_identity: None,
             usage: KeyUsage::default(),
             usage_counts_from: now.instant,
@@ -144,9 +220,7 @@ impl Tunnel {
             last_rx: now.instant,
             last_tx: now.instant,
             failed: false,
-        };
-        tunnel.process(now);
-        tunnel
+        }
     }
 
     /// Takes a control datagram. Whatever is wrong with it is counted, never returned.
@@ -154,10 +228,11 @@ impl Tunnel {
         if self.failed {
             return;
         }
-        if let Some(slot) = self.accept(now, from, datagram) {
+        if let Some(slot) = self.take_datagram(now, from, datagram) {
             self.counters.accepted += 1;
+            self.silent_until = None;
             // A bare packet of a session that is not in use is no sign of life of the peer.
-            if matches!(slot, Slot::Active) || !matches!(self.config.wrap, WrapConfig::None) {
+            if matches!(slot, Slot::Active) || self.active.is_wrapped() {
                 self.last_rx = now.instant;
             }
             self.process(now);
@@ -183,7 +258,12 @@ impl Tunnel {
                     self.usage = usage;
                 }
             }
-            Command::Floated(endpoint) => self.active.primary.endpoint = Some(endpoint),
+            Command::Floated(endpoint) => {
+                self.active.primary.endpoint = Some(endpoint);
+                if self.config.mode == Mode::Server {
+                    self.config.remote = Some(endpoint);
+                }
+            }
             Command::Credentials { username, password } => {
                 self.own.username = username.map(Zeroizing::new);
                 self.own.password = password.map(Zeroizing::new);
@@ -195,6 +275,34 @@ impl Tunnel {
                 }
             }
             Command::SendMessage(text) => self.send_message(&text),
+            Command::Authenticated { request } => self.admit(request, now),
+            Command::AuthFailed { request, reason } => self.deny(request, reason, now),
+            Command::AuthPending { timeout, messages } => {
+                self.keep_waiting(timeout, &messages, now);
+            }
+            Command::Serve(serve) => self.serve(&serve, now),
+            Command::Refuse(reason) => {
+                self.dismiss(reason, "the client was refused".to_owned(), now);
+            }
+            Command::PushToken(lines) => self.push_token(&lines),
+            Command::PushUpdate(lines) => self.push_update(&lines),
+            Command::Restart { next_remote, text } => self.say_last(
+                &ControlMessage::Restart {
+                    next_remote,
+                    keep_credentials: false,
+                    text,
+                }
+                .to_string(),
+                "server-pushed-connection-reset",
+                "the client was told to connect again".to_owned(),
+                now,
+            ),
+            Command::Halt { text } => self.say_last(
+                &ControlMessage::Halt { text }.to_string(),
+                "server-pushed-halt",
+                "the client was told to stop".to_owned(),
+                now,
+            ),
         }
         self.process(now);
     }
@@ -220,7 +328,12 @@ impl Tunnel {
 
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        if event.is_none() {
+            // Thousands of tunnels are silent most of the time.
+            self.events = VecDeque::new();
+        }
+        event
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) or [`poll_transmit`](Self::poll_transmit) is
@@ -238,6 +351,9 @@ impl Tunnel {
                 .filter(|_| self.active.primary.phase == Phase::Generated),
             self.pull.next_request,
             self.pull.give_up,
+            self.silent_until,
+            self.client.as_ref().and_then(|c| c.deadline()),
+            self.closing.as_ref().and_then(|c| c.deadline()),
         ]
         .into_iter()
         .flatten()
@@ -266,7 +382,7 @@ impl Tunnel {
 
     /// Bytes held in queues because of what peers sent or did not acknowledge; bounded.
     pub fn retained(&self) -> usize {
-        let sessions = [Some(&self.active), self.untrusted.as_ref()];
+        let sessions = [Some(&self.active), self.untrusted.as_deref()];
         let farewell: usize = self.farewell.iter().map(|(_, d)| d.len()).sum();
         let held = sessions.into_iter().flatten().map(|s| s.primary.retained());
         farewell + held.sum::<usize>()
@@ -288,6 +404,7 @@ impl Tunnel {
         self.call_again(now);
         self.advance_untrusted(now);
         self.advance_active(now);
+        self.request_admission(now);
         self.rekey_if_due(now);
         self.session_progress(now);
         while !self.failed
@@ -296,6 +413,7 @@ impl Tunnel {
             self.take_message(&text, now);
         }
         self.push_request(now);
+        self.serve_progress(now);
         if self.failed {
             return;
         }
@@ -310,6 +428,7 @@ impl Tunnel {
             };
             self.push(event);
         }
+        self.end_if_silent(now);
         // Messages queued above must leave with this input, not with the next one.
         self.advance_active(now);
     }
@@ -351,8 +470,15 @@ impl Tunnel {
             self.say_farewell(Slot::Untrusted, now);
             self.untrusted = None;
         } else if introduced && let Some(untrusted) = self.untrusted.take() {
+            if self.is_another_client(&untrusted) {
+                self.log(
+                    1,
+                    "TLS Error: new session: it is of another client".to_owned(),
+                );
+                return;
+            }
             self.log(2, "TLS: new session replaces the old one".to_owned());
-            self.replace_active(untrusted);
+            self.replace_active(*untrusted);
         }
     }
 
@@ -365,25 +491,36 @@ impl Tunnel {
             self.peer_identity = None;
             self.negotiated = None;
         }
+        if let Some(client) = &mut self.client {
+            client.begin_again();
+            self.negotiated = None;
+        }
     }
 
     fn active_failed(&mut self, error: &KeyError, now: Now) {
         self.log(1, format!("TLS Error: {error}"));
+        if self.closing.is_some() {
+            return self.close_now();
+        }
         let endpoint = self.active.primary.endpoint;
         let nobody = self.active.primary.is_unanswered();
         self.say_farewell(Slot::Active, now);
         let carries_data = self.keys.any_alive();
         self.keys.keep_until_dead(now.instant);
-        let proven = |s: &mut Session| s.primary.phase >= Phase::Start;
+        let proven = |s: &mut Box<Session>| s.primary.phase >= Phase::Start;
         if let Some(untrusted) = self.untrusted.take_if(proven) {
             // The peer is already on its way with a session of its own.
-            self.replace_active(untrusted);
+            self.replace_active(*untrusted);
             return;
         }
         if carries_data && !self.config.single_session {
             // The old key still carries data: try again with a session of its own.
             let fresh = self.new_session(now);
             self.replace_active(fresh);
+            if self.config.mode == Mode::Server {
+                // It is for the client to call.
+                return;
+            }
             let pause = match error {
                 KeyError::HandWindow(_) => Duration::ZERO,
                 KeyError::Tls(_) | KeyError::Peer(_) => RETRY_PAUSE,
@@ -428,7 +565,8 @@ impl Tunnel {
     /// have its own; so a key receives from the first moment it can be made.
     fn session_progress(&mut self, now: Now) {
         let primary = &self.active.primary;
-        if self.failed || !matches!(primary.phase, Phase::BothKeys | Phase::Active) {
+        let in_phase = matches!(primary.phase, Phase::BothKeys | Phase::Active);
+        if self.failed || !in_phase || !self.is_admitted() {
             return;
         }
         let is_active = primary.phase == Phase::Active;
@@ -473,7 +611,7 @@ impl Tunnel {
         let key2 = self.derive(negotiated)?;
         if negotiated.dyn_tls_crypt {
             self.active
-                .enable_dynamic(LABEL_DYNAMIC_TLS_CRYPT, &self.config, now)?;
+                .enable_dynamic(LABEL_DYNAMIC_TLS_CRYPT, self.config.role, now)?;
         }
         let keys = key2.data_keys(
             self.config.role,
@@ -493,6 +631,7 @@ impl Tunnel {
     fn begin_use(&mut self, now: Now) {
         let primary = &mut self.active.primary;
         primary.mark_generated();
+        primary.release_buffers();
         let key_id = primary.key_id;
         let started = primary.started.unwrap_or(now.instant);
         let tls = primary.tls().map(|t| t.description()).unwrap_or_default();
@@ -544,7 +683,11 @@ impl Tunnel {
             return;
         };
         let peer = PeerInfo::parse(message.peer_info.as_deref().unwrap_or_default());
-        let negotiates = peer.iv_proto & iv_proto::NCP_P2P != 0 || self.config.mode == Mode::Pull;
+        let negotiates = match self.config.mode {
+            Mode::PointToPoint => peer.has(iv_proto::NCP_P2P),
+            Mode::Pull => true,
+            Mode::Server => !peer.ciphers().is_empty(),
+        };
         let verb = if negotiates { 7 } else { 1 };
         for line in occ::compare(&self.own.options, &message.options) {
             self.log(verb, format!("WARNING: {line}"));
@@ -601,7 +744,8 @@ impl Tunnel {
     // ---- rekey ---------------------------------------------------------------------------------
 
     fn rekey_if_due(&mut self, now: Now) {
-        if self.failed || self.active.primary.phase != Phase::Generated {
+        let ready = self.active.primary.phase == Phase::Generated && self.closing.is_none();
+        if self.failed || !ready {
             return;
         }
         let by_time = self.reneg_at.is_some_and(|at| now.instant >= at);
@@ -652,8 +796,27 @@ impl Tunnel {
     // ---- helpers -------------------------------------------------------------------------------
 
     fn new_session(&mut self, now: Now) -> Session {
-        let wrap = new_wrap(&self.config, now);
-        Session::new(wrap, &self.settings, &self.own, &mut self.rng)
+        // A server's client brings its wrapping.
+        let config = match self.config.mode {
+            Mode::Server => &WrapConfig::None,
+            Mode::PointToPoint | Mode::Pull => &self.config.wrap,
+        };
+        let wrapping = Wrapping::new(config, self.config.role, now);
+        Session::new(wrapping, &self.settings, &self.own, &mut self.rng)
+    }
+
+    /// Nothing has ever come on this connection, or nobody is left who could use it.
+    fn end_if_silent(&mut self, now: Now) {
+        if self.silent_until.is_some_and(|at| now.instant >= at) {
+            self.fail("tls-error", "the client has said nothing".to_owned());
+        }
+        let waits = self.client.is_some() && self.active.primary.phase == Phase::Initial;
+        if waits && self.established && !self.keys.any_alive() && self.untrusted.is_none() {
+            self.fail(
+                "tls-error",
+                "the last key of the client has expired".to_owned(),
+            );
+        }
     }
 
     fn log_tls(&mut self, slot: Slot) {

@@ -8,9 +8,11 @@
 )]
 
 mod capability;
+mod crowd;
 mod handshake;
 mod hostile;
 mod pair;
 mod pull;
 mod rekey;
 mod restart;
+mod server;

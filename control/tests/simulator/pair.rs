@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 use ringway::proto::negotiate::{Negotiated, Preferences};
 use ringway::proto::peer_info::iv_proto;
 use ringway::proto::push::ControlMessage;
-use ringway::proto::tunnel::{Command, Event, Mode, Tunnel, TunnelConfig};
+use ringway::proto::tunnel::{Command, Event, Mode, Transport, Tunnel, TunnelConfig};
 use ringway::proto::wrap::{StaticKey, WrapConfig};
 use ringway::proto::{Now, TlsRole};
 use ringway::tls::{TlsContext, TlsSettings};
@@ -20,7 +20,7 @@ use ringway_dataplane::key_slot::{Cipher, DataKeys, Digest};
 
 pub(crate) const S: Duration = Duration::from_secs(1);
 pub(crate) const MS: Duration = Duration::from_millis(1);
-const UNIX: u64 = 1_795_374_000;
+pub(crate) const UNIX: u64 = 1_795_374_000;
 /// What a tunnel may hold in queues (windows excluded), far below what a peer can send.
 const MAX_RETAINED: usize = 300 * 1024;
 
@@ -63,6 +63,7 @@ pub(crate) struct End {
     pub(crate) log: Vec<(u8, String)>,
     pub(crate) pushed: Vec<Vec<String>>,
     pub(crate) tokens: Vec<Vec<String>>,
+    pub(crate) updates: Vec<Vec<String>>,
     pub(crate) messages: Vec<ControlMessage>,
     config: TunnelConfig,
     last_installed: Option<u8>,
@@ -385,6 +386,7 @@ impl End {
             log: Vec::new(),
             pushed: Vec::new(),
             tokens: Vec::new(),
+            updates: Vec::new(),
             messages: Vec::new(),
             config,
             last_installed: None,
@@ -440,7 +442,11 @@ impl End {
             }
             Event::PushReply(options) => self.pushed.push(options),
             Event::AuthToken(options) => self.tokens.push(options),
+            Event::PushUpdate(options) => self.updates.push(options),
             Event::Message(message) => self.messages.push(message),
+            Event::ClientKey(_) | Event::Authenticate(_) | Event::Ready | Event::CrResponse(_) => {
+                panic!("{event:?} outside of server mode")
+            }
         }
     }
 }
@@ -449,7 +455,9 @@ pub(crate) fn config(role: TlsRole, wrap: WrapConfig, remote: Endpoint) -> Tunne
     TunnelConfig {
         role,
         mode: Mode::PointToPoint,
+        transport: Transport::Udp,
         wrap,
+        client_wraps: None,
         tls: match role {
             TlsRole::Server => CONTEXTS[0].clone(),
             TlsRole::Client => CONTEXTS[1].clone(),

@@ -40,6 +40,9 @@ impl Tunnel {
 
     pub(super) fn take_message(&mut self, text: &str, now: Now) {
         let message = ControlMessage::parse(text);
+        if self.config.mode == Mode::Server {
+            return self.take_client_message(message, now);
+        }
         if matches!(message, ControlMessage::Exit) {
             self.push(Event::PeerExit);
             return;
@@ -50,6 +53,7 @@ impl Tunnel {
         }
         match message {
             ControlMessage::PushReply(options) => self.take_push_reply(options),
+            ControlMessage::PushUpdate(options) => self.take_push_update(options),
             ControlMessage::AuthPending { timeout } => {
                 let most = (self.config.reneg_sec / 2).max(self.config.hand_window);
                 let asked = timeout.map(|t| Duration::from_secs(t.into()));
@@ -77,6 +81,18 @@ impl Tunnel {
                 self.push(Event::PushReply(options));
             }
             Err(text) => self.fail("push-reply", text.to_string()),
+        }
+    }
+
+    fn take_push_update(&mut self, options: Vec<String>) {
+        if !self.pull.answered {
+            self.log(3, "ignoring PUSH_UPDATE before PUSH_REPLY".to_owned());
+            return;
+        }
+        match self.pull.updates.add(options) {
+            Ok(None) => {}
+            Ok(Some(options)) => self.push(Event::PushUpdate(options)),
+            Err(text) => self.fail("push-update", text.to_string()),
         }
     }
 

@@ -10,11 +10,11 @@
 
 use ringway_dataplane::command::Endpoint;
 
-use super::{Counters, Mode, Slot, Tunnel};
+use super::{Counters, Event, Mode, Slot, Transport, Tunnel};
 use crate::proto::key_state::Phase;
 use crate::proto::packet::{ControlPacket, Opcode, SessionId, peek};
-use crate::proto::session::{Session, new_wrap};
-use crate::proto::wrap::WrapConfig;
+use crate::proto::session::{Session, Wrapping};
+use crate::proto::wrap::tls_crypt_v2::Metadata;
 use crate::proto::{Now, TlsRole};
 
 /// Adds to the counter of a reason to drop a packet.
@@ -22,11 +22,15 @@ type Drop = fn(&mut Counters);
 
 impl Tunnel {
     /// Takes a datagram and says which session it belongs to; `None` if it was dropped.
-    pub(super) fn accept(&mut self, now: Now, from: Endpoint, datagram: &mut [u8]) -> Option<Slot> {
+    pub(super) fn take_datagram(
+        &mut self,
+        now: Now,
+        from: Endpoint,
+        datagram: &mut [u8],
+    ) -> Option<Slot> {
         let known = peek(datagram).filter(|(opcode, ..)| self.opcode_fits(*opcode));
         let Some((opcode, key_id, sid)) = known else {
-            self.counters.malformed += 1;
-            return None;
+            return self.drop_datagram(|c| c.malformed += 1);
         };
         let untrusted = self.untrusted.as_ref();
         let taken = if self.active.primary.peer_sid == Some(sid) {
@@ -42,21 +46,53 @@ impl Tunnel {
         };
         match taken {
             Ok(slot) => Some(slot),
-            Err(count) => {
+            // Keys change at slightly different times; that is nobody's fault.
+            Err(count) if self.is_of_another_key(opcode, key_id, sid) => {
                 count(&mut self.counters);
                 None
             }
+            Err(count) => self.drop_datagram(count),
         }
+    }
+
+    /// Counts, and on TCP ends the tunnel: there nobody but the peer can have sent it.
+    fn drop_datagram(&mut self, count: Drop) -> Option<Slot> {
+        let before = self.counters;
+        count(&mut self.counters);
+        if self.config.transport == Transport::Tcp {
+            let rows = self.counters.rows().into_iter().zip(before.rows());
+            let changed = rows.filter(|(now, before)| now != before);
+            let name = changed.map(|((name, _), _)| name).next();
+            let text = format!(
+                "TLS Error: a control packet over TCP cannot be taken ({})",
+                name.unwrap_or_default()
+            );
+            self.fail("tls-error", text);
+        }
+        None
+    }
+
+    /// A packet of the session in use with the key_id before the one being negotiated, or one that
+    /// begins the next key while we are not done with this.
+    fn is_of_another_key(&self, opcode: Opcode, key_id: u8, sid: SessionId) -> bool {
+        let primary = &self.active.primary;
+        let last = match primary.key_id {
+            // 7 is followed by 1, and 0 is the first.
+            1 => key_id == 0 || key_id == 7,
+            now => now > 0 && key_id == now - 1,
+        };
+        let next = opcode == Opcode::SoftResetV1 && key_id == self.active.next_key_id;
+        (last || next) && primary.peer_sid == Some(sid)
     }
 
     fn opcode_fits(&self, opcode: Opcode) -> bool {
         match opcode {
             Opcode::SoftResetV1 | Opcode::ControlV1 | Opcode::AckV1 => true,
             Opcode::HardResetClientV2 => self.config.role == TlsRole::Server,
+            // Which wrapping it needs is known when it is unwrapped.
+            Opcode::HardResetClientV3 | Opcode::ControlWkcV1 => self.config.mode == Mode::Server,
             Opcode::HardResetServerV2 => self.config.role == TlsRole::Client,
-            Opcode::HardResetClientV3
-            | Opcode::ControlWkcV1
-            | Opcode::HardResetClientV1
+            Opcode::HardResetClientV1
             | Opcode::HardResetServerV1
             | Opcode::DataV1
             | Opcode::DataV2 => false,
@@ -77,23 +113,29 @@ impl Tunnel {
         }
         // A wrapping of its own: nothing of a session in progress changes before the packet
         // authenticates, and its replay ids say nothing about another session's.
-        let mut wrap = new_wrap(&self.config, now);
-        let packet = wrap
+        let (mut wrapping, metadata) = self.wrapping_of(datagram, now)?;
+        let packet = wrapping
+            .wrap
             .unwrap(datagram)
             .map_err(|_| (|c| c.unwrap_failed += 1) as Drop)?;
         if packet.packet_id != Some(0) {
             return Err(|c| c.refused_reset += 1);
         }
+        if self.closing.is_some() {
+            // Whoever begins anew has heard our last word.
+            self.close_now();
+            return Err(|c| c.refused_reset += 1);
+        }
         let slot = self.slot_for_new(now, from, &packet)?;
         let session = match slot {
             Slot::Active => {
-                self.active.begin_with(sid, from, wrap);
+                self.active.begin_with(sid, from, wrapping);
                 &mut self.active
             }
             Slot::Untrusted => {
-                let mut fresh = Session::new(wrap, &self.settings, &self.own, &mut self.rng);
+                let mut fresh = Session::new(wrapping, &self.settings, &self.own, &mut self.rng);
                 fresh.primary.begin_with(sid, from);
-                self.untrusted.insert(fresh)
+                self.untrusted.insert(Box::new(fresh))
             }
         };
         session.primary.receive(&packet, now.instant);
@@ -101,7 +143,25 @@ impl Tunnel {
             3,
             format!("TLS: Initial packet from {}, sid={sid:?}", from.remote),
         );
+        if let Some(metadata) = metadata {
+            self.push(Event::ClientKey(metadata));
+        }
         Ok(slot)
+    }
+
+    /// What a first packet is to be unwrapped with: in server mode what its client came in.
+    fn wrapping_of(&self, datagram: &[u8], now: Now) -> Result<(Wrapping, Option<Metadata>), Drop> {
+        let config = &self.config;
+        let Some(wraps) = &config.client_wraps else {
+            return Ok((Wrapping::new(&config.wrap, config.role, now), None));
+        };
+        let failed: Drop = |c| c.unwrap_failed += 1;
+        let (opcode, ..) = peek(datagram).ok_or(failed)?;
+        let client = wraps
+            .recognize(opcode, datagram, now.unix)
+            .map_err(|_| failed)?;
+        let wrapping = Wrapping::new(&client.config, config.role, now);
+        Ok((wrapping, client.metadata))
     }
 
     fn slot_for_new(
@@ -192,7 +252,7 @@ impl Tunnel {
         }
         session.primary.receive(&packet, now.instant);
         // Only a wrapped packet is authenticated; a bare one must not move the session.
-        if moved && !matches!(self.config.wrap, WrapConfig::None) {
+        if moved && session.is_wrapped() {
             session.primary.endpoint = Some(from);
         }
         Ok(slot)

@@ -6,10 +6,12 @@ use std::time::Duration;
 use ringway_dataplane::command::Endpoint;
 use ringway_dataplane::key_slot::DataKeys;
 
+use super::serve::{AuthRequest, Serve};
 use crate::proto::TlsRole;
 use crate::proto::negotiate::{Negotiated, Preferences, Pushed};
 use crate::proto::push::ControlMessage;
-use crate::proto::wrap::WrapConfig;
+use crate::proto::wrap::tls_crypt_v2::Metadata;
+use crate::proto::wrap::{ClientWraps, WrapConfig};
 use crate::tls::TlsContext;
 
 /// How the two ends relate.
@@ -19,6 +21,19 @@ pub enum Mode {
     PointToPoint,
     /// A client that asks its server for options (`pull`).
     Pull,
+    /// One client of a server; begins with [`Tunnel::accept`](super::Tunnel::accept) or
+    /// [`Tunnel::listen`](super::Tunnel::listen).
+    Server,
+}
+
+/// What carries the packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Datagrams. What is wrong with one is counted, and it is dropped.
+    Udp,
+    /// A connection of its own. Nobody else can send on it, so that whatever cannot be taken ends the
+    /// tunnel (protocol §2.8).
+    Tcp,
 }
 
 /// Everything the control channel needs to know of the configuration.
@@ -28,8 +43,13 @@ pub struct TunnelConfig {
     pub role: TlsRole,
     /// Push and pull, or neither.
     pub mode: Mode,
-    /// `tls-auth`, `tls-crypt`, `tls-crypt-v2`.
+    /// What carries the packets.
+    pub transport: Transport,
+    /// `tls-auth`, `tls-crypt`, `tls-crypt-v2`. In server mode each session has what its client came
+    /// in, out of `client_wraps`, and this is not used.
     pub wrap: WrapConfig,
+    /// What clients may come in; server mode only.
+    pub client_wraps: Option<Arc<ClientWraps>>,
     /// Certificates and rules.
     pub tls: Arc<TlsContext>,
     /// The far end, if configured; a server may do without.
@@ -105,6 +125,48 @@ pub enum Command {
     NotifyExit,
     /// A text for the server (`CR_RESPONSE,…`).
     SendMessage(String),
+    /// To [`Event::Authenticate`]: the client is who it says.
+    Authenticated {
+        /// [`AuthRequest::request`]; an answer to an earlier one changes nothing.
+        request: u32,
+    },
+    /// To [`Event::Authenticate`]: it is not. The client is told, and the tunnel fails 5 s later; until
+    /// then older keys stay.
+    AuthFailed {
+        /// [`AuthRequest::request`]
+        request: u32,
+        /// For the client: a text, or `TEMP…`, `SESSION:…`, `CRV1:…` (protocol §8.4).
+        reason: Option<String>,
+    },
+    /// To [`Event::Authenticate`]: it takes longer.
+    AuthPending {
+        /// Seconds the client is to wait, from now; at most half of `reneg-sec` or `hand-window`,
+        /// whichever is longer.
+        timeout: u32,
+        /// For the client's user interface, each without its `INFO_PRE,` (`CR_TEXT:…`, `WEB_AUTH:…`,
+        /// `OPEN_URL:…`).
+        messages: Vec<String>,
+    },
+    /// To [`Event::Ready`]: the client's options.
+    Serve(Box<Serve>),
+    /// The client is sent away with `AUTH_FAILED` and perhaps a text; the tunnel fails 5 s later.
+    Refuse(Option<String>),
+    /// Further options while the client is connected: a new `auth-token`.
+    PushToken(Vec<String>),
+    /// `PUSH_UPDATE`, if the client understands it.
+    PushUpdate(Vec<String>),
+    /// The client shall connect again; the tunnel fails 5 s later.
+    Restart {
+        /// To another of its remotes.
+        next_remote: bool,
+        /// For a person.
+        text: String,
+    },
+    /// The client shall stop; the tunnel fails 5 s later.
+    Halt {
+        /// For a person.
+        text: String,
+    },
 }
 
 /// To the driver.
@@ -131,9 +193,24 @@ pub enum Event {
     PushReply(Vec<String>),
     /// A later, lone token (protocol §8.3).
     AuthToken(Vec<String>),
+    /// Options the server changes while the tunnel is up: `-name` removes, `?name` is optional.
+    PushUpdate(Vec<String>),
+    /// A client's first packet brought a key of its own, which says this about itself
+    /// (`tls-crypt-v2-verify`). To refuse it, drop the tunnel.
+    ClientKey(Metadata),
+    /// A client's key message is here; answer with [`Command::Authenticated`] or
+    /// [`Command::AuthFailed`] within `hand-window`, or after [`Command::AuthPending`] within its time.
+    /// The certificate is in [`Tunnel::tls`](super::Tunnel::tls).
+    Authenticate(Box<AuthRequest>),
+    /// The client of a session is authenticated; answer with [`Command::Serve`] or
+    /// [`Command::Refuse`] within the same time. Comes again when the client has started anew.
+    Ready,
+    /// A client's answer to a text challenge, in base64 (`CR_RESPONSE`).
+    CrResponse(String),
     /// Any other control message from the server.
     Message(ControlMessage),
-    /// The peer leaves.
+    /// The peer leaves. In server mode the tunnel fails 5 s later, so that what it sends again finds
+    /// somebody.
     PeerExit,
     /// The tunnel cannot go on: restart. The text is for the log, the reason for management.
     Failed {

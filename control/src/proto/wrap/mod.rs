@@ -11,6 +11,7 @@
 //!  tls-crypt-v2  as tls-crypt, with the client's wrapped key after op 10 and 11
 //! ```
 
+mod clients;
 pub mod replay_id;
 pub mod static_key;
 pub mod tls_auth;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 
 use ringway_dataplane::key_slot::Digest;
 
+pub use clients::{ClientWrap, ClientWrapError, ClientWraps, V2Server};
 pub use static_key::StaticKey;
 pub use tls_auth::usual_direction;
 
@@ -58,6 +60,11 @@ pub enum WrapConfig {
         /// The same key wrapped for the server; opaque here.
         wkc: Arc<[u8]>,
     },
+    /// `tls-crypt-v2` of a server, with the key one client has brought.
+    TlsCryptV2Server {
+        /// The client's key.
+        key: StaticKey,
+    },
 }
 
 impl WrapConfig {
@@ -67,7 +74,8 @@ impl WrapConfig {
             WrapConfig::None => None,
             WrapConfig::TlsAuth { key, .. }
             | WrapConfig::TlsCrypt { key }
-            | WrapConfig::TlsCryptV2Client { key, .. } => Some(key),
+            | WrapConfig::TlsCryptV2Client { key, .. }
+            | WrapConfig::TlsCryptV2Server { key } => Some(key),
         }
     }
 }
@@ -113,6 +121,7 @@ impl Wrap {
                     unix,
                 )
             },
+            WrapConfig::TlsCryptV2Server { key } => Self::tls_crypt_v2_server(key, unix),
         }
     }
 
@@ -161,6 +170,11 @@ impl Wrap {
         let time = self.counter.take().time;
         self.counter = ReplayIdCounter::new(last, time);
         self
+    }
+
+    /// Counts this id, which [`Wrap::unwrap_stateless`] gave out, as seen.
+    pub fn mark_seen(&mut self, id: ReplayId) {
+        self.window.accept(id);
     }
 
     /// Bytes wrapping adds to a packet, without the wrapped client key.
