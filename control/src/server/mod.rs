@@ -21,4 +21,7 @@ pub mod addresses;
 pub mod limits;
 pub mod pool;
 pub mod pool_file;
+pub mod push;
 pub mod routes;
+pub mod status;
+pub mod token;
