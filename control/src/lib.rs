@@ -10,4 +10,5 @@ pub mod driver;
 pub mod host;
 pub mod log;
 pub mod proto;
+pub mod server;
 pub mod tls;

@@ -139,6 +139,7 @@ fn key_text(kind: &KeyKind, unix: u64) -> Result<Zeroizing<String>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::token::TokenKey;
 
     fn asked(text: &str) -> Result<KeyRequest, String> {
         let args: Vec<_> = text.split_whitespace().map(str::to_owned).collect();
@@ -210,6 +211,7 @@ mod tests {
             token.starts_with("-----BEGIN OpenVPN auth-token server key-----\n"),
             "{token}"
         );
+        TokenKey::parse(&token).unwrap();
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

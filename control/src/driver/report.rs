@@ -1,8 +1,7 @@
 //! Statistics: what SIGUSR2 logs and the status file holds (protocol §13).
 
-use std::fs;
-use std::io::{self, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,6 +10,7 @@ use ringway_dataplane::error::DropReason;
 use ringway_dataplane::stats::{PeerStats, WorkerStats};
 use ringway_dataplane::worker::GroupStats;
 
+use crate::host::output_file::OutputFile;
 use crate::log;
 use crate::proto::tunnel::Counters;
 
@@ -110,78 +110,31 @@ pub(super) fn log_statistics(totals: &Totals, control: &Counters) {
     log::notice!("END");
 }
 
-/// The status file. It is opened at start, so that it can still be written when privileges are gone
-/// or the root directory has changed.
+/// The status file of a client or a point-to-point peer.
 #[derive(Debug)]
-pub(super) struct StatusFile {
-    path: PathBuf,
-    file: fs::File,
-}
+pub(super) struct StatusFile(OutputFile);
 
 impl StatusFile {
     /// Opens the file, keeping what is in it until the first write.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let file = fs::File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path)?;
-        Ok(StatusFile {
-            path: path.to_owned(),
-            file,
-        })
+        OutputFile::open(path, false).map(StatusFile)
     }
 
-    /// Writes the statistics: to a temporary name beside the file, then renamed, so that a reader
-    /// never sees half of it and a full disk never costs the last good one. Where that cannot be
-    /// done any more the file itself is rewritten.
+    /// Writes the statistics.
     pub(super) fn write(&mut self, totals: &Totals) -> io::Result<()> {
         let mut text = format!("OpenVPN STATISTICS\nUpdated,{}\n", log::timestamp());
         for (name, value) in totals.rows() {
             text.push_str(&format!("{name},{value}\n"));
         }
         text.push_str("END\n");
-        match self.replace(&text) {
-            Ok(file) => {
-                self.file = file;
-                Ok(())
-            }
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => Err(error),
-            Err(_) => self.rewrite(&text),
-        }
-    }
-
-    fn replace(&self, text: &str) -> io::Result<fs::File> {
-        // A device or a pipe is written to, not replaced.
-        if !self.file.metadata()?.is_file() {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
-        let mut temporary = self.path.as_os_str().to_owned();
-        temporary.push(".tmp");
-        let mut file = fs::File::create(&temporary)?;
-        let renamed = file
-            .write_all(text.as_bytes())
-            .and_then(|()| fs::rename(&temporary, &self.path));
-        match renamed {
-            Ok(()) => Ok(file),
-            Err(error) => {
-                let _ = fs::remove_file(&temporary);
-                Err(error)
-            }
-        }
-    }
-
-    fn rewrite(&mut self, text: &str) -> io::Result<()> {
-        if self.file.metadata()?.is_file() {
-            self.file.set_len(0)?;
-            self.file.rewind()?;
-        }
-        self.file.write_all(text.as_bytes())
+        self.0.write(&text)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -201,15 +154,6 @@ mod tests {
     fn the_status_file_has_openvpns_lines() {
         let path = std::env::temp_dir().join(format!("ringway-status-{}", std::process::id()));
         let mut status = StatusFile::open(&path).unwrap();
-        status.write(&Totals::default()).unwrap();
-        status
-            .rewrite("longer than what comes next, by far")
-            .unwrap();
-        let replaced = fs::read_to_string(&path).unwrap();
-        assert!(
-            replaced.starts_with("longer"),
-            "the handle is the new file's"
-        );
         status.write(&Totals::default()).unwrap();
         let text = fs::read_to_string(&path).unwrap();
         fs::remove_file(&path).unwrap();

@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod env;
 pub mod link;
 pub mod netlink;
+pub mod output_file;
 pub mod password;
 pub mod privileges;
 pub mod redirect;

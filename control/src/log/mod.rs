@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use time::OffsetDateTime;
+use time::{OffsetDateTime, UtcOffset};
 
 use filter::Filter;
 use sink::Sink;
@@ -313,11 +313,23 @@ impl Logger {
     }
 }
 
-/// What stands before a line's text.
 /// The local time as status files and statistics write it: `2026-11-22 20:52:56`.
 pub fn timestamp() -> String {
-    let now = OffsetDateTime::now_local().unwrap_or_else(|_| OffsetDateTime::now_utc());
-    let (date, time) = (now.date(), now.time());
+    shown(OffsetDateTime::now_local().unwrap_or_else(|_| OffsetDateTime::now_utc()))
+}
+
+/// A time in seconds since 1970, as [`timestamp`] writes it.
+pub fn timestamp_of(unix: u64) -> String {
+    let time = i64::try_from(unix)
+        .ok()
+        .and_then(|unix| OffsetDateTime::from_unix_timestamp(unix).ok())
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let zone = UtcOffset::local_offset_at(time).unwrap_or(UtcOffset::UTC);
+    shown(time.checked_to_offset(zone).unwrap_or(time))
+}
+
+fn shown(time: OffsetDateTime) -> String {
+    let (date, time) = (time.date(), time.time());
     format!(
         "{date} {:02}:{:02}:{:02}",
         time.hour(),
@@ -326,6 +338,7 @@ pub fn timestamp() -> String {
     )
 }
 
+/// What stands before a line's text.
 fn prefix(config: &LogConfig, now: OffsetDateTime, severity: Severity, level: u8) -> String {
     if config.machine_readable {
         return format!(

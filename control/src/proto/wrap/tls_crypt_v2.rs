@@ -239,7 +239,10 @@ pub fn split_wkc(datagram: &[u8]) -> Result<(&[u8], &[u8]), WrapError> {
     }
 }
 
-fn base64_body(text: &str, label: &'static str) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
+pub(crate) fn base64_body(
+    text: &str,
+    label: &'static str,
+) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
     let body = armored(text, label)?;
     let packed: Zeroizing<String> = Zeroizing::new(
         body.chars()

@@ -1,0 +1,27 @@
+//! What a server with many clients decides, apart from sockets, scripts and threads.
+//!
+//! Everything here is plain data and plain functions: time, randomness and scripts' answers come
+//! in, addresses, push lists, route changes and texts go out. Only [`pool_file`] and the writer of
+//! the status file touch files, each the one it was told of.
+//!
+//! ```text
+//!  who may come      limits      peer-ids, max-clients, duplicate common names
+//!  who it is         token       auth-gen-token in place of a password
+//!  what it gets      pool        addresses      <-> pool_file   who had which
+//!                    addresses   pool or ifconfig-push, by topology
+//!                    push        lines of the PUSH_REPLY
+//!  what belongs to it  routes    addresses and networks -> client, changes for the data plane
+//!  what others learn env         variables for scripts
+//!                    status      status file
+//! ```
+//! A client is known by its [`PeerHandle`](ringway_dataplane::command::PeerHandle), which must not
+//! be used again before everything here was told that it is gone.
+
+pub mod addresses;
+pub mod limits;
+pub mod pool;
+pub mod pool_file;
+pub mod push;
+pub mod routes;
+pub mod status;
+pub mod token;
