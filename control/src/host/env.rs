@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use zeroize::Zeroize;
+
 use super::link::netmask_of;
 use crate::config::dns::Dns;
 
@@ -48,7 +50,9 @@ impl ScriptEnv {
 
     /// Removes a variable.
     pub fn unset(&mut self, name: &str) {
-        self.variables.remove(&clean_name(name));
+        if let Some(mut value) = self.variables.remove(&clean_name(name)) {
+            value.zeroize();
+        }
     }
 
     /// Removes all variables whose name is `prefix` followed by a number, like `foreign_option_1`.
@@ -287,6 +291,13 @@ impl ScriptEnv {
             IpAddr::V6(ip) => self.set(&format!("{prefix}_ip6"), ip),
         }
         self.set(&format!("{prefix}_port"), address.port());
+    }
+}
+
+/// A password must not stay behind in memory that is given away.
+impl Drop for ScriptEnv {
+    fn drop(&mut self) {
+        self.unset("password");
     }
 }
 

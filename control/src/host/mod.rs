@@ -8,9 +8,13 @@
 //!  start   link (mtu, up, addresses) -> script up -> routes -> script route-up -> privileges
 //!  end     script route-pre-down -> routes undone -> link down -> script down
 //! ```
+//!
+//! Those scripts are waited for ([`script`]). A server's scripts, which run for one client each, are
+//! not: [`jobs`] runs them, [`server_scripts`] knows what each of them is given and answers.
 
 pub mod daemon;
 pub mod env;
+pub mod jobs;
 pub mod link;
 pub mod netlink;
 pub mod output_file;
@@ -19,6 +23,7 @@ pub mod privileges;
 pub mod redirect;
 pub mod routes;
 pub mod script;
+pub mod server_scripts;
 pub mod signals;
 #[cfg(test)]
 pub(crate) mod testing;

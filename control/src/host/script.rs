@@ -1,19 +1,22 @@
 //! Running scripts: command lines as in config files, OpenVPN's arguments, a bounded wait.
 //!
 //! A script is executed directly, not by a shell, with the variables of its [`ScriptEnv`] and no
-//! others, standard input closed, and output going where the log goes. A command without a slash is
-//! looked for in the working directory, not in a search path, as in OpenVPN.
+//! others, standard input at its end, and output going where the log goes. A command without a slash
+//! is looked for in the working directory, not in a search path, as in OpenVPN.
+//!
+//! What starts a process is here and nowhere else: [`ScriptCommand::run`] waits for it, while
+//! [`Job`](super::jobs::Job) does not.
 
 use std::fmt;
-use std::io;
+use std::io::{self, PipeReader, PipeWriter};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg};
 use nix::unistd::{AccessFlags, Pid, access};
 
 use super::env::ScriptEnv;
@@ -42,6 +45,10 @@ pub enum Hook {
     ClientDisconnect,
     /// `learn-address`
     LearnAddress,
+    /// `tls-crypt-v2-verify`
+    TlsCryptV2Verify,
+    /// `client-crresponse`
+    ClientCrresponse,
 }
 
 /// A command line, split into words.
@@ -71,10 +78,26 @@ pub enum ScriptError {
     Failed(ExitStatus),
     /// It ran too long and was killed.
     TimedOut(Duration),
+    /// Too many scripts are waiting for their turn.
+    QueueFull,
+    /// Its turn did not come in time.
+    Expired,
+}
+
+/// Where a script's output goes, and whether it leads a process group.
+#[derive(Debug)]
+pub(super) enum Output {
+    /// Where this process's output goes.
+    Inherited {
+        /// In a process group of its own, so that its children can be killed with it.
+        own_group: bool,
+    },
+    /// To a pipe, both output and errors; in a process group of its own.
+    Pipe(PipeWriter),
 }
 
 impl Hook {
-    /// The value of `script_type`, which is also the option's name.
+    /// The option's name.
     pub fn name(self) -> &'static str {
         match self {
             Hook::Up => "up",
@@ -87,6 +110,18 @@ impl Hook {
             Hook::ClientConnect => "client-connect",
             Hook::ClientDisconnect => "client-disconnect",
             Hook::LearnAddress => "learn-address",
+            Hook::TlsCryptV2Verify => "tls-crypt-v2-verify",
+            Hook::ClientCrresponse => "client-crresponse",
+        }
+    }
+
+    /// The value of `script_type`: the option's name, but for one script that OpenVPN calls by
+    /// another.
+    pub fn script_type(self) -> &'static str {
+        if self == Hook::AuthUserPassVerify {
+            "user-pass-verify"
+        } else {
+            self.name()
         }
     }
 }
@@ -120,8 +155,8 @@ impl ScriptCommand {
             .map_err(|error| format!("'{}': {}", self.words[0], error.desc()))
     }
 
-    /// Runs the command with `arguments` appended and waits for its end. `script_type` is set to
-    /// the hook's name in a copy of `env`.
+    /// Runs the command with `arguments` appended and waits for its end. `script_type` is set in a
+    /// copy of `env`.
     pub fn run(
         &self,
         hook: Hook,
@@ -129,12 +164,29 @@ impl ScriptCommand {
         env: &ScriptEnv,
         policy: ScriptPolicy,
     ) -> Result<(), ScriptError> {
-        if policy.security < 2 {
+        let output = Output::Inherited {
+            own_group: policy.limit.is_some(),
+        };
+        let child = self.start(hook, arguments, env, policy.security, output)?;
+        outcome(wait(child, policy.limit)?)
+    }
+
+    /// Starts the command with `arguments` appended, and logs that. `script_type` is set in a copy
+    /// of `env`, which lacks `password` below `script-security` 3.
+    pub(super) fn start(
+        &self,
+        hook: Hook,
+        arguments: &[String],
+        env: &ScriptEnv,
+        security: u8,
+        output: Output,
+    ) -> Result<Child, ScriptError> {
+        if security < 2 {
             return Err(ScriptError::Forbidden);
         }
         let mut env = env.clone();
-        env.set("script_type", hook.name());
-        if policy.security < 3 {
+        env.set("script_type", hook.script_type());
+        if security < 3 {
             env.unset("password");
         }
         let shown: Vec<&str> = self
@@ -151,17 +203,24 @@ impl ScriptCommand {
             .args(arguments)
             .env_clear()
             .envs(env.iter())
-            .stdin(Stdio::null());
-        if policy.limit.is_some() {
-            command.process_group(0);
+            .stdin(at_its_end().map_err(ScriptError::Start)?);
+        match output {
+            Output::Inherited { own_group: false } => {}
+            Output::Inherited { own_group: true } => {
+                command.process_group(0);
+            }
+            Output::Pipe(pipe) => {
+                let errors = pipe.try_clone().map_err(ScriptError::Start)?;
+                command.stdout(pipe).stderr(errors).process_group(0);
+            }
         }
-        let child = command.spawn().map_err(ScriptError::Start)?;
-        let status = wait(child, policy.limit)?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(ScriptError::Failed(status))
-        }
+        // Signals this thread does not want are none that the script could do without.
+        let mask = SigSet::empty()
+            .thread_swap_mask(SigmaskHow::SIG_SETMASK)
+            .map_err(|error| ScriptError::Start(error.into()))?;
+        let child = command.spawn().map_err(ScriptError::Start);
+        let _ = mask.thread_set_mask();
+        child
     }
 
     fn path(&self) -> PathBuf {
@@ -223,11 +282,27 @@ impl fmt::Display for ScriptError {
             ScriptError::TimedOut(limit) => {
                 write!(f, "was killed after {} seconds", limit.as_secs_f32())
             }
+            ScriptError::Expired => f.write_str("not run: its turn did not come in time"),
+            ScriptError::QueueFull => f.write_str("not run: too many scripts are waiting"),
         }
     }
 }
 
 impl std::error::Error for ScriptError {}
+
+/// What an exit status means where every status but 0 is a failure.
+pub(super) fn outcome(status: ExitStatus) -> Result<(), ScriptError> {
+    if status.success() {
+        Ok(())
+    } else {
+        Err(ScriptError::Failed(status))
+    }
+}
+
+/// A pipe nobody writes to: like `/dev/null`, but also where there is no such file.
+fn at_its_end() -> io::Result<PipeReader> {
+    io::pipe().map(|(reader, _)| reader)
+}
 
 fn wait(mut child: Child, limit: Option<Duration>) -> Result<ExitStatus, ScriptError> {
     const LONGEST_NAP: Duration = Duration::from_millis(50);
