@@ -179,6 +179,7 @@ fn pair(cipher: Cipher, io: IoChoice) -> Option<[End; 2]> {
             passtos: false,
             guard_recursion: false,
             block_ipv6: false,
+            listener: 0,
             roles: Roles::default(),
             stats: Arc::new(PeerStats::default()),
         };

@@ -104,6 +104,7 @@ fn peer_config(remote: SocketAddr, stats: &Arc<PeerStats>) -> PeerConfig {
         passtos: false,
         guard_recursion: false,
         block_ipv6: false,
+        listener: 0,
         roles: Roles::default(),
         stats: Arc::clone(stats),
     }

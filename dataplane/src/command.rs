@@ -64,12 +64,28 @@ pub struct Prefix {
     pub bits: u8,
 }
 
+/// Which peers packets go to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Forwarding {
+    /// Between the device and the only peer there is.
+    #[default]
+    PointToPoint,
+    /// IP packets by the longest prefix ([`Command::AddRoute`]), multicast to every peer. A packet from
+    /// a peer must have a source address of that peer.
+    Routed {
+        /// Packets from peer to peer, and multicast from a peer to the others, do not need the kernel;
+        /// without it everything from a peer goes to the device.
+        client_to_client: bool,
+    },
+}
+
 /// What a worker must know of a peer besides its keys.
 #[derive(Clone, Debug)]
 pub struct PeerConfig {
     /// Where its packets go.
     pub endpoint: Endpoint,
     /// Accept authenticated packets from other addresses and follow them (`float` in server mode).
+    /// In [`Forwarding::Routed`] never onto the address of another peer.
     pub float: bool,
     /// Peer-id to write into DATA_V2 headers; `None` sends DATA_V1.
     pub tx_peer_id: Option<u32>,
@@ -94,6 +110,8 @@ pub struct PeerConfig {
     pub guard_recursion: bool,
     /// Answer IPv6 packets from TUN with "no route" and drop them (`block-ipv6`).
     pub block_ipv6: bool,
+    /// By which listener the peer came; see [`crate::worker::WorkerOptions::listeners`].
+    pub listener: u16,
     /// Which workers hold the session's halves; a group of workers fills this in.
     pub roles: Roles,
     /// Counters to publish into.
@@ -105,7 +123,7 @@ pub struct PeerConfig {
 pub enum Command {
     /// Adds a peer without keys, or replaces the configuration of a known one and keeps its keys.
     SetPeer(PeerHandle, Box<PeerConfig>),
-    /// Forgets a peer, its keys included.
+    /// Forgets a peer, its keys and routes included.
     RemovePeer(PeerHandle),
     /// Installs a key for receiving; packets under its `key_id` are accepted from now on. A key in
     /// the slot of the same `key_id` is replaced. A worker keeps only the halves its role needs.
@@ -114,6 +132,13 @@ pub enum Command {
     UseKey(PeerHandle, u8),
     /// Forgets a key, for sending and receiving.
     RemoveKey(PeerHandle, u8),
+    /// How packets are forwarded from now on. The workers of a group hold sessions differently in each
+    /// mode, so it comes before the device and before any peer.
+    SetForwarding(Forwarding),
+    /// Gives a prefix to a known peer, whoever had it before.
+    AddRoute(PeerHandle, Prefix),
+    /// Takes a prefix away from a peer; nothing happens when it is not that peer's.
+    RemoveRoute(PeerHandle, Prefix),
     /// Seals and sends one payload (a ping, an OCC message) as a data packet.
     SendPayload(PeerHandle, Vec<u8>),
     /// Reads from and writes to this TUN queue from now on, instead of any earlier one.
@@ -141,6 +166,10 @@ pub enum Event {
     Occ(PeerHandle, Box<[u8]>),
     /// An authenticated packet arrived from a new address and the peer's endpoint followed it.
     Floated(PeerHandle, Endpoint),
+    /// An authenticated packet of this peer arrived from an address that another peer has, and was
+    /// dropped; at most once a second for each peer. When the other one is removed, or has moved, the
+    /// next packet moves this peer there.
+    FloatConflict(PeerHandle, Endpoint),
     /// A kernel feature failed and its fallback took over, or something else worth one log line.
     Notice(String),
     /// The worker cannot go on; its thread has ended.

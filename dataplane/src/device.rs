@@ -82,6 +82,7 @@ impl Device {
                         start: cursor,
                         len,
                         vnet: queue.has_vnet_header(),
+                        from: None,
                     });
                     cursor += len.next_multiple_of(64);
                 }

@@ -42,11 +42,18 @@ pub enum DropReason {
     BlockedIpv6,
     /// Another worker holds the session and has fallen behind: its queue is full.
     HandoverFull,
+    /// From a peer: the inner source address is not one of that peer's.
+    InnerSource,
+    /// From a peer: the inner source is an IPv6 link-local address, which no peer owns. Every host sends
+    /// such packets of itself, so they have a counter of their own.
+    LinkLocalSource,
+    /// It authenticated, but came from an address that another peer has.
+    FloatConflict,
 }
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [DropReason; 18] = [
+    pub const ALL: [DropReason; 21] = [
         DropReason::Malformed,
         DropReason::UnknownPeer,
         DropReason::NoKey,
@@ -65,6 +72,9 @@ impl DropReason {
         DropReason::BadOffload,
         DropReason::BlockedIpv6,
         DropReason::HandoverFull,
+        DropReason::InnerSource,
+        DropReason::LinkLocalSource,
+        DropReason::FloatConflict,
     ];
 
     /// A short name for statistics: lower case, words joined by `-`.
@@ -88,6 +98,9 @@ impl DropReason {
             DropReason::BadOffload => "bad-offload",
             DropReason::BlockedIpv6 => "blocked-ipv6",
             DropReason::HandoverFull => "handover-full",
+            DropReason::InnerSource => "inner-source",
+            DropReason::LinkLocalSource => "link-local-source",
+            DropReason::FloatConflict => "float-conflict",
         }
     }
 }

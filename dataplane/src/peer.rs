@@ -1,14 +1,17 @@
 //! The peers of a worker: which one a datagram or an inner packet belongs to, and what is known of
 //! the path to each.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::command::{Endpoint, PeerConfig, PeerHandle, Roles};
+use crate::command::{Endpoint, Forwarding, PeerConfig, PeerHandle, Prefix, Roles};
+use crate::forward::{Destination, Routes};
+use crate::ip::IpView;
 use crate::key_slot::{Halves, KeySlots};
 use crate::pool::MAX_DATAGRAM;
 use crate::stats::{KeyStats, add};
+use crate::wire;
 
 /// Seconds a learned path MTU is believed (the kernel's own `mtu_expires`).
 const PATH_MTU_LIFETIME: u32 = 600;
@@ -20,6 +23,9 @@ const MIN_PATH_MTU_V6: u32 = 1280;
 
 /// Seconds between two log lines about one peer's path MTU.
 const NOTICE_INTERVAL: u32 = 10;
+
+/// In place of a worker's number: all others.
+pub(crate) const EVERY_OTHER: u16 = u16::MAX;
 
 /// Too-big hints to the inside in one second.
 const HINTS_PER_SECOND: u32 = 32;
@@ -54,8 +60,14 @@ pub(crate) struct Peer {
     /// The epoch last asked for, and of which key_id.
     epoch_change: Option<(u8, u16)>,
     told: Told,
+    /// It was heard from a new endpoint, which the other workers must know.
+    moved: bool,
+    /// The second in which the control thread was last told of a conflict about an address.
+    conflict: Option<u32>,
     /// In the table's list of those to publish.
     touched: bool,
+    /// In the table's list of those with something that ends by time.
+    timed: bool,
 }
 
 /// What a worker tells the one with the other half of a session.
@@ -114,7 +126,10 @@ impl Peer {
             hints_second: 0,
             epoch_change: None,
             told: Told::default(),
+            moved: false,
+            conflict: None,
             touched: false,
+            timed: false,
         }
     }
 
@@ -175,6 +190,11 @@ impl Peer {
         }
         self.hints += 1;
         self.hints <= HINTS_PER_SECOND
+    }
+
+    /// Whether the control thread may be told that this peer is heard from another's address.
+    pub(crate) fn may_report_conflict(&mut self, now: u32) -> bool {
+        self.conflict.replace(now) != Some(now)
     }
 
     /// Makes the MSS limits follow the configuration, the path and the sending key.
@@ -259,6 +279,20 @@ impl Peer {
             let mss = Note::Mss(self.mss_v4, self.mss_v6);
             news(&mut self.told.mss, roles.receive, mss);
         }
+        if self.moved
+            && tell(
+                EVERY_OTHER,
+                self.handle,
+                Note::Endpoint(self.config.endpoint),
+            )
+        {
+            self.moved = false;
+        }
+    }
+
+    /// Something of it ends by time.
+    fn is_timed(&self) -> bool {
+        self.limits_expire != 0 || !self.told.is_nothing()
     }
 
     fn publish_keys(&mut self) {
@@ -307,6 +341,12 @@ impl Peer {
     }
 }
 
+impl Told {
+    fn is_nothing(&self) -> bool {
+        self.endpoint.is_none() && self.epoch.is_none() && self.mss.is_none()
+    }
+}
+
 /// What a worker holds of a session with these roles.
 fn halves(roles: Roles, worker: u16) -> Halves {
     Halves {
@@ -333,22 +373,58 @@ impl Totals {
 pub(crate) struct PeerTable {
     /// The number of the worker whose table this is.
     worker: u16,
+    /// The listener whose packets it receives.
+    listener: u16,
+    routes: Routes,
     slots: Vec<Option<Box<Peer>>>,
+    /// Slots without a peer.
+    free: Vec<usize>,
     by_handle: HashMap<PeerHandle, usize>,
-    by_address: HashMap<SocketAddr, usize>,
+    /// By listener and outer address; two listeners may hear different peers from one.
+    by_address: HashMap<(u16, SocketAddr), usize>,
+    /// All peers at one outer address, for path MTUs.
+    by_ip: BTreeSet<(IpAddr, usize)>,
     by_peer_id: HashMap<u32, usize>,
     /// Peers that something was asked of since the last publication. Sized when a peer is added.
     touched: Vec<usize>,
-    /// The peer, when there is exactly one.
+    /// Peers with something that ends by time. Sized when a peer is added.
+    timed: Vec<usize>,
+    /// The peer of point to point, when there is exactly one.
     only: Option<usize>,
 }
 
 impl PeerTable {
-    /// The table of this worker.
-    pub(crate) fn new(worker: u16) -> Self {
+    /// The table of this worker, whose socket is one of this listener.
+    pub(crate) fn new(worker: u16, listener: u16) -> Self {
         PeerTable {
             worker,
+            listener,
             ..PeerTable::default()
+        }
+    }
+
+    pub(crate) fn set_forwarding(&mut self, forwarding: Forwarding) {
+        self.routes.set_forwarding(forwarding);
+        self.find_only();
+    }
+
+    /// There may be many peers, told apart strictly.
+    #[inline]
+    pub(crate) fn is_server(&self) -> bool {
+        self.routes.forwarding() != Forwarding::PointToPoint
+    }
+
+    /// Gives a prefix to a peer.
+    pub(crate) fn add_route(&mut self, handle: PeerHandle, prefix: Prefix) {
+        if let Some(index) = self.index_of(handle) {
+            self.routes.add(index, prefix);
+        }
+    }
+
+    /// Takes a prefix away from a peer.
+    pub(crate) fn remove_route(&mut self, handle: PeerHandle, prefix: Prefix) {
+        if let Some(index) = self.index_of(handle) {
+            self.routes.remove(index, prefix);
         }
     }
 
@@ -372,7 +448,7 @@ impl PeerTable {
             return;
         }
         let peer = Some(Box::new(Peer::new(handle, config, self.worker)));
-        let index = match self.slots.iter().position(Option::is_none) {
+        let index = match self.free.pop() {
             Some(index) => {
                 self.slots[index] = peer;
                 index
@@ -382,7 +458,9 @@ impl PeerTable {
                 self.slots.len() - 1
             }
         };
-        self.touched.reserve(self.slots.len());
+        for list in [&mut self.touched, &mut self.timed] {
+            list.reserve(self.slots.len().saturating_sub(list.len()));
+        }
         self.by_handle.insert(handle, index);
         self.index(index);
     }
@@ -390,7 +468,12 @@ impl PeerTable {
     pub(crate) fn remove(&mut self, handle: PeerHandle) {
         if let Some(index) = self.by_handle.remove(&handle) {
             self.unindex(index);
+            self.routes.remove_peer(index);
             self.slots[index] = None;
+            self.free.push(index);
+            for list in [&mut self.touched, &mut self.timed] {
+                list.retain(|&other| other != index);
+            }
             self.find_only();
         }
     }
@@ -404,14 +487,31 @@ impl PeerTable {
         self.by_handle.get(&handle).copied()
     }
 
+    /// How many slots there are, with and without a peer.
+    pub(crate) fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The peer in this slot, if it is one to look at only.
+    #[inline]
+    pub(crate) fn peek(&self, index: usize) -> Option<&Peer> {
+        self.slots.get(index)?.as_deref()
+    }
+
     /// The peer in this slot, which is published after the batch.
     #[inline]
     pub(crate) fn get(&mut self, index: usize) -> Option<&mut Peer> {
+        self.with_routes(index).map(|(peer, _)| peer)
+    }
+
+    /// The peer in this slot, and what decides about its packets.
+    #[inline]
+    pub(crate) fn with_routes(&mut self, index: usize) -> Option<(&mut Peer, &Routes)> {
         let peer = self.slots.get_mut(index)?.as_deref_mut()?;
         if !std::mem::replace(&mut peer.touched, true) {
             self.touched.push(index);
         }
-        Some(peer)
+        Some((peer, &self.routes))
     }
 
     /// Publishes the counters of the peers that anything was done with, and passes on with `tell`
@@ -421,6 +521,9 @@ impl PeerTable {
             if let Some(Some(peer)) = self.slots.get_mut(index) {
                 peer.touched = false;
                 peer.publish(tell);
+                if peer.is_timed() && !std::mem::replace(&mut peer.timed, true) {
+                    self.timed.push(index);
+                }
             }
         }
     }
@@ -431,7 +534,7 @@ impl PeerTable {
             return;
         };
         match note {
-            Note::Endpoint(endpoint) => self.move_endpoint(index, endpoint),
+            Note::Endpoint(endpoint) => self.relocate(index, endpoint),
             note => {
                 if let Some(peer) = self.get(index) {
                     peer.take_note(note);
@@ -449,11 +552,16 @@ impl PeerTable {
         now: u32,
     ) -> Option<u32> {
         let mut news = None;
-        for index in 0..self.slots.len() {
-            let at_address = self.slots[index].as_ref().is_some_and(|peer| {
-                peer.halves.send && peer.config.endpoint.remote.ip() == address
-            });
-            if at_address && let Some(peer) = self.get(index) {
+        let mut next = 0;
+        while let Some(&(_, index)) = self
+            .by_ip
+            .range((address, next)..=(address, usize::MAX))
+            .next()
+        {
+            next = index + 1;
+            if let Some(peer) = self.get(index)
+                && peer.halves.send
+            {
                 news = peer.set_path_mtu(mtu, refuses_fragments, now).or(news);
             }
         }
@@ -463,17 +571,22 @@ impl PeerTable {
     /// Forgets limits whose time has passed, and what other workers were told: a command from the
     /// control thread may have crossed it.
     pub(crate) fn expire_limits(&mut self, now: u32) {
-        for index in 0..self.slots.len() {
-            if let Some(Some(peer)) = self.slots.get_mut(index) {
-                peer.told = Told::default();
-            }
-            let expired = self.slots[index]
-                .as_ref()
-                .is_some_and(|peer| peer.limits_expire != 0 && now >= peer.limits_expire);
-            if expired && let Some(peer) = self.get(index) {
+        let mut timed = std::mem::take(&mut self.timed);
+        timed.retain(|&index| {
+            let Some(Some(peer)) = self.slots.get_mut(index) else {
+                return false;
+            };
+            peer.told = Told::default();
+            if peer.limits_expire != 0 && now >= peer.limits_expire {
                 peer.forget_limits();
+                if !std::mem::replace(&mut peer.touched, true) {
+                    self.touched.push(index);
+                }
             }
-        }
+            peer.timed = peer.is_timed();
+            peer.timed
+        });
+        self.timed = timed;
     }
 
     /// The peer a received data packet may belong to. Whether it may come from this address is for
@@ -483,24 +596,65 @@ impl PeerTable {
         if self.only.is_some() {
             return self.only;
         }
-        if let Some(index) = peer_id.and_then(|id| self.by_peer_id.get(&id)) {
-            return Some(*index);
+        let named = peer_id.filter(|&id| id != wire::PEER_ID_NONE);
+        let found = named.and_then(|id| self.by_peer_id.get(&id).copied());
+        // With many peers an id that is none of theirs is wrong, whatever the address.
+        if found.is_some() || named.is_some() && self.is_server() {
+            return found;
         }
         self.by_address(from)
     }
 
-    pub(crate) fn by_address(&self, from: &SocketAddr) -> Option<usize> {
-        self.by_address.get(from).copied()
-    }
-
-    /// The peer an inner packet from the TUN device goes to: the only one there is.
+    /// The listener that peers heard at this worker's socket must have come by, if that matters.
     #[inline]
-    pub(crate) fn route(&self, _packet: &[u8]) -> Option<usize> {
-        self.only
+    pub(crate) fn listener(&self) -> Option<u16> {
+        self.is_server().then_some(self.listener)
     }
 
-    /// A peer was heard, authenticated, from a new endpoint.
+    /// The peer at this address, as this worker's listener sees it.
+    pub(crate) fn by_address(&self, from: &SocketAddr) -> Option<usize> {
+        self.by_address.get(&(self.listener, *from)).copied()
+    }
+
+    /// Whether a peer that was heard from `endpoint` must not move there, because another has it.
+    #[inline]
+    pub(crate) fn is_taken(&self, index: usize, endpoint: &Endpoint) -> bool {
+        self.is_server()
+            && self.peek(index).is_some_and(|peer| {
+                let config = &peer.config;
+                config.endpoint.remote != endpoint.remote
+                    && self
+                        .by_address
+                        .get(&(config.listener, endpoint.remote))
+                        .is_some_and(|&owner| owner != index)
+            })
+    }
+
+    /// Where an inner packet from the TUN device goes: in point to point to the only peer there is.
+    #[inline]
+    pub(crate) fn destination(&self, packet: &[u8]) -> Destination {
+        if self.is_server() {
+            return match IpView::parse(packet) {
+                Some(ip) => self.routes.destination(&ip),
+                None => Destination::Nobody,
+            };
+        }
+        match self.only {
+            Some(index) => Destination::Peer(index),
+            None => Destination::Nobody,
+        }
+    }
+
+    /// A peer was heard here, authenticated, from a new endpoint.
     pub(crate) fn move_endpoint(&mut self, index: usize, to: Endpoint) {
+        self.relocate(index, to);
+        let server = self.is_server();
+        if let Some(peer) = self.get(index) {
+            peer.moved = server;
+        }
+    }
+
+    fn relocate(&mut self, index: usize, to: Endpoint) {
         self.unindex(index);
         if let Some(peer) = self.get(index) {
             let moved = peer.config.endpoint.remote != to.remote;
@@ -514,7 +668,13 @@ impl PeerTable {
 
     fn index(&mut self, index: usize) {
         if let Some(Some(peer)) = self.slots.get(index) {
-            self.by_address.insert(peer.config.endpoint.remote, index);
+            let remote = peer.config.endpoint.remote;
+            // A TCP connection is no address that a datagram could come from.
+            if peer.config.endpoint.stream.is_none() {
+                self.by_address
+                    .insert((peer.config.listener, remote), index);
+                self.by_ip.insert((remote.ip(), index));
+            }
             if let Some(id) = peer.config.rx_peer_id {
                 self.by_peer_id.insert(id, index);
             }
@@ -524,10 +684,12 @@ impl PeerTable {
 
     fn unindex(&mut self, index: usize) {
         if let Some(Some(peer)) = self.slots.get(index) {
-            let remote = &peer.config.endpoint.remote;
-            if self.by_address.get(remote) == Some(&index) {
-                self.by_address.remove(remote);
+            let remote = peer.config.endpoint.remote;
+            let key = (peer.config.listener, remote);
+            if self.by_address.get(&key) == Some(&index) {
+                self.by_address.remove(&key);
             }
+            self.by_ip.remove(&(remote.ip(), index));
             if let Some(id) = peer.config.rx_peer_id
                 && self.by_peer_id.get(&id) == Some(&index)
             {
@@ -538,7 +700,7 @@ impl PeerTable {
 
     fn find_only(&mut self) {
         self.only = match self.by_handle.len() {
-            1 => self.by_handle.values().next().copied(),
+            1 if !self.is_server() => self.by_handle.values().next().copied(),
             _ => None,
         };
     }
@@ -567,6 +729,7 @@ mod tests {
             passtos: false,
             guard_recursion: false,
             block_ipv6: false,
+            listener: 0,
             roles: Roles::default(),
             stats: Arc::default(),
         }
@@ -579,13 +742,13 @@ mod tests {
         assert_eq!(table.find(None, &stranger), None);
         table.set(PeerHandle(1), config("192.0.2.1:1194", None));
         assert_eq!(table.find(Some(7), &stranger), Some(0));
-        assert_eq!(table.route(&[]), Some(0));
+        assert_eq!(table.destination(&[]), Destination::Peer(0));
         table.set(PeerHandle(2), config("192.0.2.2:1194", Some(7)));
         assert_eq!(table.find(Some(7), &stranger), Some(1));
         assert_eq!(table.find(Some(8), &stranger), None);
         let first: SocketAddr = "192.0.2.1:1194".parse().unwrap();
         assert_eq!(table.find(Some(8), &first), Some(0));
-        assert_eq!(table.route(&[]), None);
+        assert_eq!(table.destination(&[]), Destination::Nobody);
         table.remove(PeerHandle(1));
         assert_eq!(table.find(None, &first), Some(1));
     }
@@ -622,6 +785,7 @@ mod tests {
         assert_eq!(table.set_path_mtu(other, 1200, true, 99), None);
         assert_eq!(table.set_path_mtu(ip, 1400, true, 99), None);
         assert_eq!(limits(&mut table), (1272, 1272));
+        table.publish(&mut |_, _, _| true);
         table.expire_limits(605);
         assert_eq!(limits(&mut table), (1272, 1272));
         table.expire_limits(606);

@@ -9,7 +9,7 @@
 //!  send slab      SEND_SLAB              sealed datagrams of the sends not yet flushed
 //! ```
 
-use crate::command::Endpoint;
+use crate::command::{Endpoint, PeerHandle};
 
 /// Bytes of a slot: a 64 KiB message and room for headers, a multiple of a cache line.
 pub(crate) const SLOT_LEN: usize = 66_048;
@@ -54,15 +54,17 @@ pub(crate) struct RxMessage {
     pub(crate) from: Endpoint,
 }
 
-/// One packet or super-packet read from the TUN device.
+/// One packet or super-packet on its way to peers: read from the TUN device, or opened.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TunMessage {
-    /// Where the virtio header (or the packet, when there is none) begins in the TUN slab.
+    /// Where the virtio header (or the packet, when there is none) begins in its slab.
     pub(crate) start: usize,
     /// Bytes, virtio header included.
     pub(crate) len: usize,
     /// There is a virtio header. Another queue may be attached by the time this is looked at.
     pub(crate) vnet: bool,
+    /// The peer it came from, to whom it does not go back; `None`: from the TUN device.
+    pub(crate) from: Option<PeerHandle>,
 }
 
 /// One send: a run of sealed datagrams in the send slab.

@@ -9,6 +9,8 @@
 //! Everything here looks at bytes nobody has authenticated yet: it only tells data from control
 //! packets and finds the key, it changes nothing.
 
+use std::ops::Range;
+
 use crate::error::DropReason;
 
 /// First byte's opcode of a soft reset (control).
@@ -86,6 +88,16 @@ pub fn parse(datagram: &[u8]) -> Result<Header, DropReason> {
         | HARD_RESET_CLIENT_V3 | CONTROL_WKC_V1 => Ok(Header::Control),
         _ => Err(DropReason::Malformed),
     }
+}
+
+/// Where the datagrams of a received message of `len` bytes are: receive offload glues datagrams of
+/// `gro_size` bytes together, of which only the last may be shorter; 0 means that it is a single one. An
+/// empty message is one empty datagram.
+#[inline]
+pub fn datagrams(len: usize, gro_size: usize) -> impl Iterator<Item = Range<usize>> {
+    let step = if gro_size == 0 { len } else { gro_size };
+    let count = if len == 0 { 1 } else { len.div_ceil(step) };
+    (0..count).map(move |i| i * step..(i * step + step).min(len))
 }
 
 /// What an opened payload is, if it is not for the TUN device.

@@ -7,8 +7,9 @@
 //!  2  commands  peers, keys, device; drained once per batch            worker
 //!     handover  packets of this worker's sessions that others read     worker
 //!  3  errors    path MTU and ICMP noise from the socket's error queue  transmit
-//!  4  receive   header -> peer -> open in place -> sanity -> mssfix    receive
-//!  5  deliver   coalesce the whole batch, one vectored write each      receive
+//!  4  receive   header -> peer -> open in place -> source -> mssfix    receive
+//!  5  deliver   from peer to peer: as 6 and 7; to the device: coalesce
+//!               the whole batch, one vectored write each               receive
 //!  6  transmit  route -> mssfix -> split to final place -> seal        transmit
 //!  7  flush     GSO sends; fall back and answer too-big on refusal     transmit
 //!  8  release   buffers back to the engine; counters published         worker
@@ -40,7 +41,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use self::engine::Engine;
 use self::handover::{Batch, Bell, Handover};
 use self::receive::Receive;
-use self::transmit::Transmit;
+use self::transmit::{Slab, Stage, Transmit};
 use crate::command::{Command, Event};
 use crate::error::{DropReason, StartError};
 use crate::peer::PeerTable;
@@ -125,6 +126,15 @@ pub struct Worker {
     busy_poll: Duration,
 }
 
+/// Which of a group a worker is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    /// Its number.
+    worker: u16,
+    /// The listener its socket belongs to.
+    listener: u16,
+}
+
 /// Where the workers of a group put their events.
 #[derive(Clone)]
 struct EventQueue {
@@ -190,13 +200,13 @@ impl Worker {
     pub fn start(config: WorkerConfig) -> Result<WorkerHandle, StartError> {
         let wake = eventfd()?;
         let handover = Handover::alone(Bell::new(Arc::clone(&wake)));
-        Self::spawn(config, 0, wake, handover, EventQueue::new()?)
+        Self::spawn(config, Place::default(), wake, handover, EventQueue::new()?)
     }
 
     /// Starts a worker that is one of a group.
     fn spawn(
         config: WorkerConfig,
-        number: u16,
+        place: Place,
         wake: Arc<EventFd>,
         handover: Handover,
         queue: EventQueue,
@@ -223,7 +233,7 @@ impl Worker {
             .name(config.name)
             .spawn(move || {
                 // The ring belongs to the thread that makes it, so the engine is made here.
-                match Worker::new(shared, number, command_queue, &thread_wake, io, cpu, tun) {
+                match Worker::new(shared, place, command_queue, &thread_wake, io, cpu, tun) {
                     Ok(mut worker) => {
                         worker.busy_poll = busy_poll;
                         let _ = started.send(Ok(worker.engine.name()));
@@ -253,7 +263,7 @@ impl Worker {
 
     fn new(
         shared: Shared,
-        number: u16,
+        place: Place,
         commands: Receiver<Command>,
         wake: &Arc<EventFd>,
         io: IoChoice,
@@ -265,7 +275,7 @@ impl Worker {
         let mut worker = Worker {
             engine,
             commands,
-            peers: PeerTable::new(number),
+            peers: PeerTable::new(place.worker, place.listener),
             inbox: Inbox::new(),
             failures: Failures::new(),
             receive: Receive::new(),
@@ -344,6 +354,7 @@ impl Worker {
                 &mut self.peers,
                 &mut self.failures,
                 &mut self.shared,
+                &mut self.transmit,
             )?;
         }
         self.receive.deliver(
@@ -351,20 +362,17 @@ impl Worker {
             &mut self.peers,
             &mut self.failures,
             &mut self.shared,
+            &mut self.transmit,
         )?;
 
-        let mut stage = transmit::Stage {
+        self.transmit.packets(&mut Stage {
             engine: &mut self.engine,
             peers: &mut self.peers,
             failures: &mut self.failures,
             shared: &mut self.shared,
             sources: &self.inbox.tun,
-            handed_over: None,
-        };
-        for index in 0..stage.sources.len() {
-            self.transmit.packet(index, &mut stage);
-        }
-        self.transmit.flush(&mut stage);
+            slab: Slab::Device,
+        });
 
         self.engine.release(&self.inbox);
         self.shared.counts.udp_rx_calls += self.inbox.rx_calls;
@@ -404,19 +412,27 @@ impl Worker {
                 &mut self.peers,
                 &mut self.shared,
             );
+            let crossing = self.receive.take_crossing();
+            if !crossing.is_empty() {
+                self.transmit.packets(&mut Stage {
+                    engine: &mut self.engine,
+                    peers: &mut self.peers,
+                    failures: &mut self.failures,
+                    shared: &mut self.shared,
+                    sources: crossing,
+                    slab: Slab::Opened(&mut batch.bytes),
+                });
+                crossing.clear();
+            }
         }
-        let mut stage = transmit::Stage {
+        self.transmit.packets(&mut Stage {
             engine: &mut self.engine,
             peers: &mut self.peers,
             failures: &mut self.failures,
             shared: &mut self.shared,
             sources: &batch.tun,
-            handed_over: Some(&mut batch.bytes),
-        };
-        for index in 0..stage.sources.len() {
-            self.transmit.packet(index, &mut stage);
-        }
-        self.transmit.flush(&mut stage);
+            slab: Slab::HandedOver(&mut batch.bytes),
+        });
     }
 
     /// Waits for something to do: by looking again and again as long as `busy_poll` says, then asleep.
@@ -476,13 +492,13 @@ impl Worker {
                 // Whoever asked may have gone.
                 Command::Barrier(done) => drop(done.try_send(())),
                 Command::SendPayload(handle, payload) => {
-                    let mut stage = transmit::Stage {
+                    let mut stage = Stage {
                         engine: &mut self.engine,
                         peers: &mut self.peers,
                         failures: &mut self.failures,
                         shared: &mut self.shared,
                         sources: &[],
-                        handed_over: None,
+                        slab: Slab::Device,
                     };
                     self.transmit.payload(handle, &payload, &mut stage);
                     self.transmit.flush(&mut stage);
@@ -501,6 +517,9 @@ impl Worker {
                 self.publish_peers();
                 self.peers.remove(handle);
             }
+            Command::SetForwarding(forwarding) => self.peers.set_forwarding(forwarding),
+            Command::AddRoute(handle, prefix) => self.peers.add_route(handle, prefix),
+            Command::RemoveRoute(handle, prefix) => self.peers.remove_route(handle, prefix),
             Command::InstallKey(handle, key_id, keys) => {
                 let Some(peer) = self.peers.by_handle(handle) else {
                     return;

@@ -177,6 +177,7 @@ impl End {
             passtos: true,
             guard_recursion: true,
             block_ipv6: false,
+            listener: 0,
             roles: Roles::default(),
             stats: Arc::clone(&self.stats),
         }

@@ -253,6 +253,8 @@ impl<'p> Attempt<'p> {
                     }
                 }
                 WorkerEvent::Floated(_, endpoint) => self.floated(endpoint),
+                // One peer has nobody to be in conflict with.
+                WorkerEvent::FloatConflict(..) => {}
                 WorkerEvent::Notice(text) => log::notice!(in Data, "{text}"),
                 WorkerEvent::Failed(text) => {
                     log::error!("packet worker: {text}");
@@ -399,6 +401,7 @@ impl<'p> Attempt<'p> {
             passtos: self.options.passtos,
             guard_recursion: self.mode == Mode::Pull && !self.options.allow_recursive_routing,
             block_ipv6: self.options.block_ipv6,
+            listener: 0,
             roles: Roles::default(),
             stats: self.stats.clone(),
         };

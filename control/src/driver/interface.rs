@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 
+use ringway_dataplane::command::Forwarding;
 use ringway_dataplane::tun::{DeviceKind, TunConfig, TunDevice, TunQueue};
 
 use ringway_dataplane::worker::Workers;
@@ -73,7 +74,7 @@ impl Interface {
                 let mut config = TunConfig::new(options.dev.clone());
                 config.kind = DeviceKind::Tun;
                 config.node.clone_from(&options.dev_node);
-                config.queues = Workers::queues(setup::workers(options));
+                config.queues = Workers::queues(Forwarding::PointToPoint, setup::workers(options));
                 open_device(config)?
             }
         };

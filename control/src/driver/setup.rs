@@ -105,6 +105,7 @@ pub(super) fn worker_options(options: &Options) -> WorkerOptions {
         },
         cpus: options.ringway_cpus.clone(),
         busy_poll: options.ringway_busy_poll,
+        ..WorkerOptions::default()
     }
 }
 

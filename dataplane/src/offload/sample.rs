@@ -1,6 +1,8 @@
 //! Packets for tests, built and judged byte by byte so that they share nothing with the code under
 //! test.
 
+use std::net::IpAddr;
+
 use super::VnetHdr;
 
 /// Headers of a packet to build.
@@ -10,6 +12,8 @@ pub(crate) struct Sample {
     pub(crate) tcp: bool,
     /// Last byte of the source address; tells flows apart.
     pub(crate) host: u8,
+    /// Source and destination in place of the usual ones.
+    pub(crate) ends: Option<(IpAddr, IpAddr)>,
     pub(crate) source_port: u16,
     pub(crate) tos: u8,
     pub(crate) ttl: u8,
@@ -31,6 +35,7 @@ impl Sample {
             ipv6,
             tcp: true,
             host: 1,
+            ends: None,
             source_port: 40_000,
             tos: 0,
             ttl: 64,
@@ -50,6 +55,15 @@ impl Sample {
         Sample {
             tcp: false,
             ..Sample::tcp(ipv6)
+        }
+    }
+
+    /// Between these addresses of one family.
+    pub(crate) fn between(self, source: IpAddr, destination: IpAddr) -> Self {
+        Sample {
+            ipv6: source.is_ipv6(),
+            ends: Some((source, destination)),
+            ..self
         }
     }
 
@@ -150,8 +164,7 @@ impl Sample {
             header.extend(((total - 40) as u16).to_be_bytes());
             header.push(if self.extension { 0 } else { self.protocol() });
             header.push(self.ttl);
-            header.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, self.host]);
-            header.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9, 9]);
+            header.extend(self.addresses());
             if self.extension {
                 header.extend([self.protocol(), 0, 1, 4, 0, 0, 0, 0]);
             }
@@ -168,10 +181,29 @@ impl Sample {
             0,
             0,
         ]);
-        header.extend([10, 8, 0, self.host, 10, 8, 9, 9]);
+        header.extend(self.addresses());
         let value = !fold(add(0, &header));
         header[10..12].copy_from_slice(&value.to_be_bytes());
         header
+    }
+
+    fn addresses(&self) -> Vec<u8> {
+        match (self.ends, self.ipv6) {
+            (Some((source, destination)), _) => [source, destination]
+                .iter()
+                .flat_map(|end| match end {
+                    IpAddr::V4(ip) => ip.octets().to_vec(),
+                    IpAddr::V6(ip) => ip.octets().to_vec(),
+                })
+                .collect(),
+            (None, false) => vec![10, 8, 0, self.host, 10, 8, 9, 9],
+            (None, true) => {
+                let mut both = [0; 32];
+                (both[0], both[15]) = (0xfd, self.host);
+                (both[16], both[30], both[31]) = (0xfd, 9, 9);
+                both.to_vec()
+            }
+        }
     }
 
     fn transport_sum(&self, packet: &[u8]) -> u16 {

@@ -734,6 +734,7 @@ mod tests {
             options,
         );
         (addresses, ip, any::<bool>(), tcp).prop_map(|(addresses, ip, extension, tcp)| Sample {
+            ends: None,
             ipv6: addresses.0,
             tcp: addresses.1,
             host: addresses.2,

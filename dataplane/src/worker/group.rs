@@ -11,9 +11,19 @@
 //! two workers there is a single queue and nothing is handed over. With more, the others read and hand
 //! over to the one that seals: a session's packet ids have one source, because its peer's replay window
 //! may be short.
+//!
+//! A server has many peers to spread, so each session is on one worker as a whole: the one its packets
+//! are steered to, among those of the listener that the peer came by.
+//!
+//! ```text
+//!   listener 0   socket 0   socket 1      listener 1   socket 2      peer-id % workers of the listener
+//!   worker           0 <=====> 1 <========================> 2        handover
+//!   device        queue 0    queue 1                     queue 2     each read and written
+//! ```
 
 use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -23,8 +33,10 @@ use std::time::Duration;
 use crossbeam::channel::{self, Receiver};
 
 use super::handover::{Bell, Handover};
-use super::{EventQueue, IoChoice, Worker, WorkerConfig, WorkerEnded, WorkerHandle, eventfd};
-use crate::command::{Command, Event, PeerHandle, Roles};
+use super::{
+    EventQueue, IoChoice, Place, Worker, WorkerConfig, WorkerEnded, WorkerHandle, eventfd,
+};
+use crate::command::{Command, Event, Forwarding, PeerConfig, PeerHandle, Roles};
 use crate::error::{DropReason, StartError};
 use crate::stats::WorkerStats;
 use crate::tun::TunQueue;
@@ -43,6 +55,9 @@ pub struct WorkerOptions {
     pub cpus: Vec<usize>,
     /// As [`WorkerConfig::busy_poll`].
     pub busy_poll: Duration,
+    /// The workers of each listener, in the order of their sockets' group; a worker's socket belongs to
+    /// the first listener that names it. Without any, all workers are those of listener 0.
+    pub listeners: Vec<Range<u16>>,
 }
 
 /// Workers that share a port and a device. Dropping it stops them and waits for their end.
@@ -52,21 +67,34 @@ pub struct Workers {
     /// What [`Workers::stop`] gives back; the workers have handles of their own.
     queues: Vec<TunQueue>,
     roles: HashMap<PeerHandle, Roles>,
+    listeners: Vec<Range<u16>>,
+    forwarding: Forwarding,
 }
 
 impl Workers {
-    /// How many queues a device needs so that this many workers can serve one peer.
-    pub fn queues(workers: usize) -> usize {
-        // All but one read; from the third on the writing one has a queue of its own.
-        if workers <= 2 { 1 } else { workers }
+    /// How many queues a device needs for this many workers.
+    pub fn queues(forwarding: Forwarding, workers: usize) -> usize {
+        match forwarding {
+            // All but one read; from the third on the writing one has a queue of its own.
+            Forwarding::PointToPoint if workers <= 2 => 1,
+            Forwarding::PointToPoint | Forwarding::Routed { .. } => workers,
+        }
     }
 
     /// Starts one worker for each socket of a group (see [`UdpSocket::open_group`]).
     ///
     /// # Errors
-    /// As [`Worker::start`].
+    /// As [`Worker::start`]; also for a listener without workers, or of workers that do not exist.
     pub fn start(sockets: Vec<UdpSocket>, options: &WorkerOptions) -> Result<Self, StartError> {
         let cpus = &options.cpus;
+        let listeners = options.listeners.clone();
+        for range in &listeners {
+            if range.is_empty() || usize::from(range.end) > sockets.len() {
+                let error = io::Error::from(io::ErrorKind::InvalidInput);
+                let what = format!("no workers {range:?} among {}", sockets.len());
+                return Err(StartError::io(what, error));
+            }
+        }
         let events = EventQueue::new()?;
         let wakes = sockets
             .iter()
@@ -89,10 +117,15 @@ impl Workers {
                 cpu: cpus.get(number % cpus.len().max(1)).copied(),
                 name: format!("ringway-w{number}"),
             };
-            let number = number as u16;
+            let worker = number as u16;
+            let listener = listeners.iter().position(|range| range.contains(&worker));
+            let place = Place {
+                worker,
+                listener: listener.unwrap_or(0) as u16,
+            };
             handles.push(Worker::spawn(
                 config,
-                number,
+                place,
                 wake,
                 handover,
                 events.clone(),
@@ -102,6 +135,8 @@ impl Workers {
             handles,
             queues: Vec::new(),
             roles: HashMap::new(),
+            listeners,
+            forwarding: Forwarding::default(),
         })
     }
 
@@ -116,7 +151,8 @@ impl Workers {
     /// # Errors
     /// No descriptor is left, a queue cannot be made one for writing only, or a worker has ended.
     pub fn attach_tun(&mut self, mut queues: Vec<TunQueue>) -> Result<(), StartError> {
-        let writer = if queues.len() > 1 { queues.pop() } else { None };
+        let one_writes = self.forwarding == Forwarding::PointToPoint && queues.len() > 1;
+        let writer = if one_writes { queues.pop() } else { None };
         if let Some(queue) = writer {
             let made = if queue.is_read() {
                 queue.into_writer()
@@ -137,9 +173,7 @@ impl Workers {
     /// A worker has ended.
     pub fn detach_tun(&mut self) -> Result<(), WorkerEnded> {
         self.queues.clear();
-        self.handles
-            .iter()
-            .try_for_each(|worker| worker.send(Command::DetachTun))
+        self.to_all(|| Command::DetachTun)
     }
 
     /// Queues a command for the workers it is for. Waits only when a queue is full.
@@ -150,15 +184,14 @@ impl Workers {
         match command {
             Command::SetPeer(handle, mut config) => {
                 let first = self.roles.is_empty();
-                let roles = *self
-                    .roles
-                    .entry(handle)
-                    .or_insert_with(|| roles(config.rx_peer_id, self.handles.len()));
-                config.roles = roles;
+                let known = self.roles.get(&handle).copied();
+                config.roles = known.unwrap_or_else(|| self.roles_for(&config));
+                self.roles.insert(handle, config.roles);
                 for worker in &self.handles {
                     worker.send(Command::SetPeer(handle, config.clone()))?;
                 }
-                if first && self.handles.len() > 1 && !self.queues.is_empty() {
+                let split = self.forwarding == Forwarding::PointToPoint;
+                if split && first && self.handles.len() > 1 && !self.queues.is_empty() {
                     // Who reads and who writes is known now.
                     self.share_queues().map_err(|_| WorkerEnded)?;
                 }
@@ -166,9 +199,19 @@ impl Workers {
             }
             Command::RemovePeer(handle) => {
                 self.roles.remove(&handle);
-                self.handles
-                    .iter()
-                    .try_for_each(|worker| worker.send(Command::RemovePeer(handle)))
+                self.to_all(|| Command::RemovePeer(handle))
+            }
+            Command::SetForwarding(forwarding) => {
+                self.forwarding = forwarding;
+                self.to_all(|| Command::SetForwarding(forwarding))?;
+                match self.queues.is_empty() {
+                    true => Ok(()),
+                    false => self.share_queues().map_err(|_| WorkerEnded),
+                }
+            }
+            Command::AddRoute(handle, prefix) => self.to_all(|| Command::AddRoute(handle, prefix)),
+            Command::RemoveRoute(handle, prefix) => {
+                self.to_all(|| Command::RemoveRoute(handle, prefix))
             }
             Command::InstallKey(handle, key_id, keys) => {
                 self.to_halves(handle, || Command::InstallKey(handle, key_id, keys.clone()))
@@ -185,14 +228,8 @@ impl Workers {
             }
             Command::AttachTun(queue) => self.attach_tun(vec![queue]).map_err(|_| WorkerEnded),
             Command::DetachTun => self.detach_tun(),
-            Command::Barrier(done) => self
-                .handles
-                .iter()
-                .try_for_each(|worker| worker.send(Command::Barrier(done.clone()))),
-            Command::Stop => self
-                .handles
-                .iter()
-                .try_for_each(|worker| worker.send(Command::Stop)),
+            Command::Barrier(done) => self.to_all(|| Command::Barrier(done.clone())),
+            Command::Stop => self.to_all(|| Command::Stop),
         }
     }
 
@@ -229,6 +266,12 @@ impl Workers {
         std::mem::take(&mut self.queues)
     }
 
+    fn to_all(&self, command: impl Fn() -> Command) -> Result<(), WorkerEnded> {
+        self.handles
+            .iter()
+            .try_for_each(|worker| worker.send(command()))
+    }
+
     fn to_halves(
         &self,
         handle: PeerHandle,
@@ -244,16 +287,37 @@ impl Workers {
 
     fn roles_of(&self, handle: PeerHandle) -> Roles {
         let known = self.roles.get(&handle).copied();
-        known.unwrap_or_else(|| roles(None, self.handles.len()))
+        known.unwrap_or_else(|| split_roles(None, self.handles.len()))
     }
 
-    /// The one that opens gets a handle for writing, the others one queue each as far as there are
-    /// enough, beginning with the one that seals.
+    /// Which workers are to hold a new peer: in point to point one each for its halves, otherwise
+    /// one, of its listener.
+    fn roles_for(&self, config: &PeerConfig) -> Roles {
+        if self.forwarding == Forwarding::PointToPoint {
+            return split_roles(config.rx_peer_id, self.handles.len());
+        }
+        let all = 0..self.handles.len() as u16;
+        let listener = self.listeners.get(usize::from(config.listener));
+        let workers = listener.unwrap_or(&all);
+        let worker = workers.start + steered(config.rx_peer_id, workers.len());
+        Roles {
+            send: worker,
+            receive: worker,
+        }
+    }
+
+    /// In point to point the one that opens gets a handle for writing, the others one queue each as far
+    /// as there are enough, beginning with the one that seals. Otherwise each gets the queue of its
+    /// number, or a handle for writing.
     fn share_queues(&self) -> Result<(), StartError> {
         let fail = |error| StartError::io("cannot share the TUN device between workers", error);
         let count = self.handles.len();
+        let split = self.forwarding == Forwarding::PointToPoint;
         let known = self.roles.values().next().copied();
-        let Roles { send, receive } = known.unwrap_or_else(|| roles(None, count));
+        let Roles { send, receive } = match split {
+            true => known.unwrap_or_else(|| split_roles(None, count)),
+            false => Roles::default(),
+        };
         // Two readers of one queue, even for a moment, would change the order of packets.
         if count > 1 {
             for worker in &self.handles {
@@ -273,7 +337,7 @@ impl Workers {
         };
         for step in 0..count {
             let worker = (usize::from(send) + step) % count;
-            let writes_only = count > 1 && worker == usize::from(receive);
+            let writes_only = split && count > 1 && worker == usize::from(receive);
             let read = if writes_only { None } else { queues.next() };
             let queue = match read {
                 Some(queue) => queue.try_clone(),
@@ -306,13 +370,18 @@ impl GroupStats {
 
 /// Which workers hold the halves of a session: the filter of [`UdpSocket::open_group`] decides who
 /// receives, and the next one seals.
-fn roles(rx_peer_id: Option<u32>, workers: usize) -> Roles {
-    let workers = workers.max(1) as u32;
-    let receive = rx_peer_id.map_or(0, |id| (id & wire::PEER_ID_NONE) % workers);
+fn split_roles(rx_peer_id: Option<u32>, workers: usize) -> Roles {
+    let receive = steered(rx_peer_id, workers);
     Roles {
-        send: ((receive + 1) % workers) as u16,
-        receive: receive as u16,
+        send: (receive + 1) % workers.max(1) as u16,
+        receive,
     }
+}
+
+/// Which of so many workers the filter gives a peer's packets to.
+fn steered(rx_peer_id: Option<u32>, workers: usize) -> u16 {
+    let workers = workers.max(1) as u32;
+    rx_peer_id.map_or(0, |id| ((id & wire::PEER_ID_NONE) % workers) as u16)
 }
 
 fn ended(_: WorkerEnded) -> StartError {

@@ -18,7 +18,7 @@ use crossbeam::queue::ArrayQueue;
 use nix::sys::eventfd::EventFd;
 
 use crate::command::{Endpoint, PeerHandle};
-use crate::peer::Note;
+use crate::peer::{EVERY_OTHER, Note};
 use crate::pool::{RxMessage, SLOT_LEN, TunMessage};
 
 /// Batches of a lane, made when first needed. A batch leaves at the end of its producer's turn, so
@@ -39,7 +39,7 @@ pub(super) struct Batch {
     /// What the messages point into.
     pub(super) bytes: Box<[u8]>,
     used: usize,
-    /// Packets from TUN, for the one who sends to their peer.
+    /// Packets from TUN or from a peer, for the one who sends to their peers.
     pub(super) tun: Vec<TunMessage>,
     /// Single datagrams, for the one who receives from their peer.
     pub(super) rx: Vec<RxMessage>,
@@ -168,9 +168,9 @@ impl Handover {
         ends
     }
 
-    /// Hands a packet or super-packet read from TUN to `worker`. False when that one has fallen
-    /// behind.
-    pub(super) fn tun(&mut self, worker: u16, bytes: &[u8], vnet: bool) -> bool {
+    /// Hands a packet or super-packet for peers to `worker`: `bytes` is all of `message`. False when
+    /// that one has fallen behind.
+    pub(super) fn tun(&mut self, worker: u16, bytes: &[u8], message: &TunMessage) -> bool {
         let Some(batch) = self.batch(worker, bytes.len()) else {
             return false;
         };
@@ -178,9 +178,16 @@ impl Handover {
         batch.tun.push(TunMessage {
             start,
             len: bytes.len(),
-            vnet,
+            ..*message
         });
         true
+    }
+
+    /// The numbers of the other workers.
+    pub(super) fn others(&self) -> impl Iterator<Item = u16> + use<> {
+        let own = self.outgoing.iter().position(Option::is_none);
+        // A group is far smaller than 2^16.
+        (0..self.outgoing.len() as u16).filter(move |&worker| Some(usize::from(worker)) != own)
     }
 
     /// Hands a received datagram to `worker`. False when that one has fallen behind.
@@ -199,8 +206,15 @@ impl Handover {
         true
     }
 
-    /// Tells `worker` something about a session. False when there is no room now.
+    /// Tells `worker`, or [`EVERY_OTHER`], something about a session. False when there is no room now;
+    /// some may have been told then.
     pub(super) fn note(&mut self, worker: u16, peer: PeerHandle, note: Note) -> bool {
+        if worker == EVERY_OTHER {
+            let untold = self
+                .others()
+                .filter(|&worker| !self.note(worker, peer, note));
+            return untold.count() == 0;
+        }
         let Some(batch) = self.batch(worker, 0) else {
             return false;
         };
@@ -318,6 +332,13 @@ mod tests {
     use super::*;
     use nix::sys::eventfd::EfdFlags;
 
+    const PLAIN: TunMessage = TunMessage {
+        start: 0,
+        len: 0,
+        vnet: false,
+        from: None,
+    };
+
     fn pair() -> (Handover, Handover) {
         let bells: Vec<_> = (0..2)
             .map(|_| {
@@ -335,7 +356,7 @@ mod tests {
         let mut next = 0u32;
         for _ in 0..50 {
             for _ in 0..40 {
-                assert!(a.tun(1, &next.to_be_bytes(), false));
+                assert!(a.tun(1, &next.to_be_bytes(), &PLAIN));
                 next += 1;
             }
             a.flush();
@@ -357,14 +378,14 @@ mod tests {
     fn a_worker_that_falls_behind_costs_packets_and_no_wait() {
         let (mut a, b) = pair();
         let packet = vec![7; 60_000];
-        let taken = (0..200).filter(|_| a.tun(1, &packet, true)).count();
+        let taken = (0..200).filter(|_| a.tun(1, &packet, &PLAIN)).count();
         assert_eq!(taken, BATCHES * (BATCH_BYTES / 60_032));
         assert!(!a.note(1, PeerHandle(1), Note::Mss(1, 2)));
         a.flush();
         // Room again as soon as it has caught up a little.
         let batch = b.take(0).unwrap();
         b.give_back(0, batch);
-        assert!(a.tun(1, &packet, true));
+        assert!(a.tun(1, &packet, &PLAIN));
     }
 
     #[test]
@@ -387,10 +408,39 @@ mod tests {
     }
 
     #[test]
+    fn every_other_worker_is_told() {
+        let bells: Vec<_> = (0..3)
+            .map(|_| {
+                let wake = EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK).unwrap();
+                Bell::new(Arc::new(wake))
+            })
+            .collect();
+        let mut ends = Handover::between(&bells);
+        assert_eq!(ends[1].others().collect::<Vec<_>>(), [0, 2]);
+        assert!(ends[1].note(EVERY_OTHER, PeerHandle(4), Note::Epoch(0, 1)));
+        ends[1].flush();
+        for (end, source) in [(0, 0), (2, 1)] {
+            let batch = ends[end].take(source).unwrap();
+            assert_eq!(batch.notes, [(PeerHandle(4), Note::Epoch(0, 1))]);
+        }
+        for _ in 0..BATCHES {
+            ends[1].note(2, PeerHandle(4), Note::Epoch(0, 1));
+            ends[1].flush();
+        }
+        // One that cannot be told does not keep the others from hearing it.
+        assert!(!ends[1].note(EVERY_OTHER, PeerHandle(4), Note::Epoch(0, 2)));
+        ends[1].flush();
+        let batch = ends[0].take(0).unwrap();
+        assert_eq!(batch.notes, [(PeerHandle(4), Note::Epoch(0, 2))]);
+        let mut alone = Handover::alone(Arc::clone(&bells[0]));
+        assert!(alone.note(EVERY_OTHER, PeerHandle(4), Note::Epoch(0, 1)));
+    }
+
+    #[test]
     fn nothing_goes_to_oneself_or_to_nobody() {
         let (mut a, _b) = pair();
-        assert!(!a.tun(0, b"x", false));
-        assert!(!a.tun(2, b"x", false));
+        assert!(!a.tun(0, b"x", &PLAIN));
+        assert!(!a.tun(2, b"x", &PLAIN));
         let wake = EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK).unwrap();
         let mut alone = Handover::alone(Bell::new(Arc::new(wake)));
         assert!(!alone.note(0, PeerHandle(0), Note::Mss(0, 0)));

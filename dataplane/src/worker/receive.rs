@@ -1,20 +1,22 @@
-//! Wire to TUN: from a received message to vectored writes.
+//! From the wire: from a received message to vectored writes, or to another peer.
 
 use std::io::{self, IoSlice, Write};
 use std::ops::Range;
 
 use super::Shared;
 use super::engine::Engine;
+use super::transmit::{Slab, Stage, Transmit};
 use crate::cipher::Segment;
-use crate::command::{Endpoint, Event};
+use crate::command::{Endpoint, Event, PeerHandle};
 use crate::error::DropReason;
+use crate::forward::{Routes, Way};
 use crate::ip::IpView;
 use crate::mss;
 use crate::offload::coalesce::{Coalescer, TunCaps};
 use crate::offload::split;
 use crate::offload::vnet_hdr::VnetHdr;
 use crate::peer::{Peer, PeerTable};
-use crate::pool::{Failures, MAX_PACKETS, RxMessage};
+use crate::pool::{Failures, MAX_PACKETS, RxMessage, TunMessage};
 use crate::wire::{self, Header, Magic};
 
 /// Bytes of the longest control packet handed on: twice what any peer sends (protocol §1).
@@ -37,8 +39,10 @@ pub(super) struct Receive {
     run: Run,
     /// What became of each of them.
     opened: Vec<Result<Range<usize>, DropReason>>,
-    /// Opened inner packets waiting in the receive slab, in order of arrival.
+    /// Opened inner packets waiting in the receive slab, in order of arrival, for the device.
     packets: Vec<Segment>,
+    /// The same for other peers.
+    crossing: Vec<TunMessage>,
     /// Bytes of datagrams taken since the last delivery.
     bytes: usize,
     coalescer: Coalescer,
@@ -76,6 +80,7 @@ impl Receive {
             },
             opened: Vec::with_capacity(MAX_RUN),
             packets: Vec::with_capacity(MAX_PACKETS),
+            crossing: Vec::with_capacity(MAX_PACKETS),
             bytes: 0,
             coalescer: Coalescer::new(MAX_PACKETS),
             caps: TunCaps {
@@ -103,15 +108,13 @@ impl Receive {
         peers: &mut PeerTable,
         failures: &mut Failures,
         shared: &mut Shared,
+        transmit: &mut Transmit,
     ) -> io::Result<()> {
-        let step = match message.gro_size {
-            0 => message.len,
-            size => size,
-        };
-        let mut at = 0;
-        loop {
-            let start = message.start + at;
-            let len = step.min(message.len - at);
+        for range in wire::datagrams(message.len, message.gro_size) {
+            if self.bytes >= DELIVER_BYTES || self.waiting() + MAX_RUN > MAX_PACKETS {
+                self.deliver(engine, peers, failures, shared, transmit)?;
+            }
+            let (start, len) = (message.start + range.start, range.len());
             let datagram = &engine.rx_bytes_mut()[start..start + len];
             match sender(datagram, &message.from, true, peers, shared) {
                 Ok(Some(from)) => {
@@ -128,20 +131,18 @@ impl Receive {
                 Ok(None) => {}
                 Err(reason) => shared.counts.drop(reason, 1),
             }
-            at += len;
-            if at >= message.len {
-                break;
-            }
-            if self.bytes >= DELIVER_BYTES || self.packets.len() + MAX_RUN > MAX_PACKETS {
-                self.deliver(engine, peers, failures, shared)?;
-            }
         }
         Ok(())
     }
 
-    /// Opens a datagram that another worker received, and writes its packet to the TUN device. These
-    /// are rare: the kernel's filter steers packets here, unless receive offload glued one to a
-    /// control packet.
+    /// Inner packets that wait to be delivered.
+    fn waiting(&self) -> usize {
+        self.packets.len().max(self.crossing.len())
+    }
+
+    /// Opens a datagram that another worker received, and writes its packet to the TUN device; one for
+    /// other peers is left to [`Receive::take_crossing`]. These are rare: the kernel's filter steers
+    /// packets here, unless receive offload glued one to a control packet.
     pub(super) fn handed_over(
         &mut self,
         message: &RxMessage,
@@ -168,7 +169,12 @@ impl Receive {
         }
     }
 
-    /// Opens the run and notes the inner packets that are for the TUN device.
+    /// What [`Receive::handed_over`] left, for [`Transmit`]; the caller empties it.
+    pub(super) fn take_crossing(&mut self) -> &mut Vec<TunMessage> {
+        &mut self.crossing
+    }
+
+    /// Opens the run and notes the inner packets, and whether they are for the device or for peers.
     fn open_run(&mut self, bytes: &mut [u8], peers: &mut PeerTable, shared: &mut Shared) {
         if self.run.datagrams.is_empty() {
             return;
@@ -178,7 +184,8 @@ impl Receive {
             key_id,
             endpoint,
         } = self.run.from;
-        let Some(peer) = peers.get(index) else {
+        let taken = peers.is_taken(index, &endpoint);
+        let Some((peer, routes)) = peers.with_routes(index) else {
             self.run.datagrams.clear();
             return;
         };
@@ -202,10 +209,21 @@ impl Receive {
                 }
             };
             heard = true;
+            if taken {
+                shared.counts.drop(DropReason::FloatConflict, 1);
+                continue;
+            }
             peer.count_received(datagram.len, key_id);
             let start = payload.start;
-            match inner_packet(&mut bytes[payload], peer, shared) {
-                Ok(Some(len)) => self.packets.push(Segment { start, len }),
+            match inner_packet(&mut bytes[payload], index, peer, routes, shared) {
+                Ok(Some((len, way))) => {
+                    if way != Way::Peer {
+                        self.packets.push(Segment { start, len });
+                    }
+                    if way != Way::Device {
+                        self.crossing.push(crossing(start, len, peer.handle));
+                    }
+                }
                 Ok(None) => {}
                 Err(reason) => shared.counts.drop(reason, 1),
             }
@@ -213,6 +231,13 @@ impl Receive {
         // Now it is known that datagrams were the peer's own and new, so they may say where it is.
         let known = peer.config.endpoint;
         if !heard || known == endpoint {
+            return;
+        }
+        if taken {
+            if peer.may_report_conflict(shared.now) {
+                let event = Event::FloatConflict(peer.handle, endpoint);
+                shared.outbox.send(event);
+            }
             return;
         }
         if known.remote != endpoint.remote {
@@ -224,16 +249,30 @@ impl Receive {
         }
     }
 
-    /// Opens what still waits and writes the packets collected so far to the TUN device.
+    /// Opens what still waits, sends what is for other peers, and writes the rest of the packets
+    /// collected so far to the TUN device.
     pub(super) fn deliver(
         &mut self,
         engine: &mut Engine,
         peers: &mut PeerTable,
         failures: &mut Failures,
         shared: &mut Shared,
+        transmit: &mut Transmit,
     ) -> io::Result<()> {
         self.open_run(engine.rx_bytes_mut(), peers, shared);
         self.bytes = 0;
+        if !self.crossing.is_empty() {
+            // First, because joining packets for the device changes the headers of multicast ones.
+            transmit.packets(&mut Stage {
+                engine,
+                peers,
+                failures,
+                shared,
+                sources: &self.crossing,
+                slab: Slab::Receive,
+            });
+            self.crossing.clear();
+        }
         if self.packets.is_empty() {
             return Ok(());
         }
@@ -338,7 +377,11 @@ fn sender(
     let index = peers
         .find(peer_id, &from.remote)
         .ok_or(DropReason::UnknownPeer)?;
+    let listener = peers.listener().filter(|_| own);
     let peer = peers.get(index).ok_or(DropReason::UnknownPeer)?;
+    if listener.is_some_and(|listener| peer.config.listener != listener) {
+        return Err(DropReason::WrongSource);
+    }
     if !peer.halves.receive {
         let worker = peer.config.roles.receive;
         return match own && shared.handover.datagram(worker, datagram, *from) {
@@ -370,13 +413,25 @@ pub(super) fn write_one(engine: &Engine, packet: &[u8]) -> bool {
     tun.file().write_vectored(parts).is_ok()
 }
 
-/// Judges an opened payload: the length of the inner packet, or nothing when it was a ping or an
-/// OCC message.
+/// A packet from this peer for other ones.
+fn crossing(start: usize, len: usize, from: PeerHandle) -> TunMessage {
+    TunMessage {
+        start,
+        len,
+        vnet: false,
+        from: Some(from),
+    }
+}
+
+/// Judges an opened payload of the `index`th peer: the length of the inner packet and where it goes,
+/// or nothing when it was a ping or an OCC message.
 fn inner_packet(
     payload: &mut [u8],
+    index: usize,
     peer: &mut Peer,
+    routes: &Routes,
     shared: &mut Shared,
-) -> Result<Option<usize>, DropReason> {
+) -> Result<Option<(usize, Way)>, DropReason> {
     match wire::magic(payload) {
         Magic::None => {}
         Magic::Ping => return Ok(None),
@@ -388,11 +443,10 @@ fn inner_packet(
             return Ok(None);
         }
     }
-    let len = IpView::parse(payload)
-        .ok_or(DropReason::BadPayload)?
-        .total_len();
+    let ip = IpView::parse(payload).ok_or(DropReason::BadPayload)?;
+    let (len, way) = (ip.total_len(), routes.way(index, &ip)?);
     let packet = &mut payload[..len];
     mss::clamp(packet, peer.mss_v4, peer.mss_v6, false);
     peer.sums.tun_tx_bytes += len as u64;
-    Ok(Some(len))
+    Ok(Some((len, way)))
 }

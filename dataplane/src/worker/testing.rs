@@ -184,6 +184,7 @@ impl Node {
             passtos: false,
             guard_recursion: false,
             block_ipv6: false,
+            listener: 0,
             roles: Roles::default(),
             stats: Arc::clone(&self.stats),
         }

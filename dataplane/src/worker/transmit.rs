@@ -1,4 +1,4 @@
-//! TUN to wire: from a super-packet to GSO sends, and what to do when the kernel refuses one.
+//! To the wire: from a super-packet to GSO sends, and what to do when the kernel refuses one.
 //!
 //! ```text
 //!  send slab  | datagram | datagram | datagram | short |  | datagram |   |
@@ -19,6 +19,7 @@ use super::receive::write_one;
 use crate::cipher::Segment;
 use crate::command::{Endpoint, PeerHandle};
 use crate::error::DropReason;
+use crate::forward::Destination;
 use crate::icmp;
 use crate::ip::{self, IpView};
 use crate::key_slot::SendKey;
@@ -55,17 +56,45 @@ pub(super) struct Stage<'a> {
     pub(super) peers: &'a mut PeerTable,
     pub(super) failures: &'a mut Failures,
     pub(super) shared: &'a mut Shared,
-    /// Packets read from TUN: in this batch, or by another worker.
+    /// Packets for peers.
     pub(super) sources: &'a [TunMessage],
-    /// What they point into when another worker read them; the engine's TUN slab otherwise.
-    pub(super) handed_over: Option<&'a mut [u8]>,
+    /// What they point into.
+    pub(super) slab: Slab<'a>,
+}
+
+/// Where packets for peers are.
+pub(super) enum Slab<'a> {
+    /// Where the engine reads the device.
+    Device,
+    /// Where the engine receives: packets that peers send each other.
+    Receive,
+    /// In a batch of another worker, as datagrams that were opened here.
+    Opened(&'a mut [u8]),
+    /// In a batch of another worker, which found out that their peer is here.
+    HandedOver(&'a mut [u8]),
 }
 
 impl Stage<'_> {
-    fn tun_bytes(&mut self) -> &mut [u8] {
-        match &mut self.handed_over {
-            Some(bytes) => bytes,
-            None => self.engine.tun_bytes_mut(),
+    fn bytes(&mut self) -> &mut [u8] {
+        match &mut self.slab {
+            Slab::Device => self.engine.tun_bytes_mut(),
+            Slab::Receive => self.engine.rx_bytes_mut(),
+            Slab::Opened(bytes) | Slab::HandedOver(bytes) => bytes,
+        }
+    }
+
+    /// Hands a packet to another worker. What was handed over once stays here.
+    fn hand_over(&mut self, worker: u16, message: &TunMessage) -> Result<(), DropReason> {
+        let bytes = match &mut self.slab {
+            Slab::Device => self.engine.tun_bytes_mut(),
+            Slab::Receive => self.engine.rx_bytes_mut(),
+            Slab::Opened(bytes) => bytes,
+            Slab::HandedOver(_) => return Err(DropReason::HandoverFull),
+        };
+        let whole = &bytes[message.start..][..message.len];
+        match self.shared.handover.tun(worker, whole, message) {
+            true => Ok(()),
+            false => Err(DropReason::HandoverFull),
         }
     }
 }
@@ -105,11 +134,14 @@ impl Transmit {
         }
     }
 
-    /// Splits and places the `source`th TUN read of the batch; what completes a group is sealed.
-    pub(super) fn packet(&mut self, source: usize, stage: &mut Stage<'_>) {
-        if let Err(reason) = self.place(source, stage) {
-            stage.shared.counts.drop(reason, 1);
+    /// Sends all packets of the stage to their peers, or hands them to the workers of those.
+    pub(super) fn packets(&mut self, stage: &mut Stage<'_>) {
+        for source in 0..stage.sources.len() {
+            if let Err(reason) = self.forward(source, stage) {
+                stage.shared.counts.drop(reason, 1);
+            }
         }
+        self.flush(stage);
     }
 
     /// Seals one payload that does not come from TUN.
@@ -188,37 +220,72 @@ impl Transmit {
         }
     }
 
-    /// The body of [`Transmit::packet`].
-    fn place(&mut self, source: usize, stage: &mut Stage<'_>) -> Result<(), DropReason> {
+    /// Finds out who the `source`th packet is for, and places it.
+    fn forward(&mut self, source: usize, stage: &mut Stage<'_>) -> Result<(), DropReason> {
         let message = stage.sources[source];
-        let own = stage.handed_over.is_none();
-        let bytes = match &mut stage.handed_over {
-            Some(bytes) => &mut **bytes,
-            None => stage.engine.tun_bytes_mut(),
+        let bytes = match &mut stage.slab {
+            Slab::Device => stage.engine.tun_bytes_mut(),
+            Slab::Receive => stage.engine.rx_bytes_mut(),
+            Slab::Opened(bytes) | Slab::HandedOver(bytes) => bytes,
         };
-        let bytes = &mut bytes[message.start..message.start + message.len];
-        let (header, packet) = split_header(bytes, message.vnet).ok_or(DropReason::BadOffload)?;
-        let offset = message.len - packet.len();
-        let Some(index) = stage.peers.route(packet) else {
-            return Err(DropReason::NoRoute);
-        };
+        let header = if message.vnet { VnetHdr::LEN } else { 0 };
+        let packet = bytes[message.start..][..message.len].get(header..);
+        let packet = packet.ok_or(DropReason::BadOffload)?;
+        match stage.peers.destination(packet) {
+            Destination::Peer(index) => self.place(index, source, stage),
+            Destination::Everyone => self.place_for_all(source, stage),
+            Destination::Nobody => Err(DropReason::NoRoute),
+        }
+    }
+
+    /// Places the `source`th packet once for each peer that can be sent to, here and by the other
+    /// workers, except the one it came from.
+    fn place_for_all(&mut self, source: usize, stage: &mut Stage<'_>) -> Result<(), DropReason> {
+        let message = stage.sources[source];
+        if !matches!(stage.slab, Slab::HandedOver(_)) {
+            for worker in stage.shared.handover.others() {
+                if let Err(reason) = stage.hand_over(worker, &message) {
+                    stage.shared.counts.drop(reason, 1);
+                }
+            }
+        }
+        for index in 0..stage.peers.slots() {
+            let wanted = stage.peers.peek(index).is_some_and(|peer| {
+                peer.halves.send
+                    && peer.keys.sender_key_id().is_some()
+                    && message.from != Some(peer.handle)
+            });
+            if wanted && let Err(reason) = self.place(index, source, stage) {
+                stage.shared.counts.drop(reason, 1);
+            }
+        }
+        Ok(())
+    }
+
+    /// Splits and places the `source`th packet for one peer; what completes a group is sealed.
+    fn place(
+        &mut self,
+        index: usize,
+        source: usize,
+        stage: &mut Stage<'_>,
+    ) -> Result<(), DropReason> {
+        let message = stage.sources[source];
         let Some(peer) = stage.peers.get(index) else {
             return Err(DropReason::NoRoute);
         };
         let config = &peer.config;
         if !peer.halves.send {
-            // What was handed over once stays here.
-            let whole = &stage.engine.tun_bytes_mut()[message.start..][..message.len];
-            let taken = own
-                && stage
-                    .shared
-                    .handover
-                    .tun(config.roles.send, whole, message.vnet);
-            return match taken {
-                true => Ok(()),
-                false => Err(DropReason::HandoverFull),
-            };
+            let worker = config.roles.send;
+            return stage.hand_over(worker, &message);
         }
+        let bytes = match &mut stage.slab {
+            Slab::Device => stage.engine.tun_bytes_mut(),
+            Slab::Receive => stage.engine.rx_bytes_mut(),
+            Slab::Opened(bytes) | Slab::HandedOver(bytes) => bytes,
+        };
+        let bytes = &mut bytes[message.start..message.start + message.len];
+        let (header, packet) = split_header(bytes, message.vnet).ok_or(DropReason::BadOffload)?;
+        let offset = message.len - packet.len();
         if config.guard_recursion
             && ip::destination(packet) == Some(config.endpoint.remote.ip().to_canonical())
         {
@@ -230,7 +297,7 @@ impl Transmit {
         if config.block_ipv6 && packet.first().is_some_and(|first| first >> 4 == 6) {
             let mut answer = [0; ANSWER_LEN];
             let written = icmp::no_route(inner(&message, stage), &mut answer);
-            reply(&answer, written, stage.engine);
+            self.reply(&message, &answer, written, stage);
             return Err(DropReason::BlockedIpv6);
         }
         let partial = header.flags & VnetHdr::NEEDS_CSUM != 0;
@@ -249,7 +316,7 @@ impl Transmit {
         let stride = key.sealed_len(plan.len_of(0));
         if stride > peer.datagram_limit {
             let mtu = largest_inner(key, peer.datagram_limit);
-            answer_too_big(&message, mtu, stage);
+            self.answer_too_big(&message, mtu, stage);
             stage
                 .shared
                 .counts
@@ -294,14 +361,14 @@ impl Transmit {
                     source: Some(source),
                 };
             }
-            let packet = &stage.tun_bytes()[message.start + offset..][..message.len - offset];
+            let packet = &stage.bytes()[message.start + offset..][..message.len - offset];
             let at = self.cursor + headroom;
             plan.write(packet, i, &mut self.slab[at..at + len]);
             inner_bytes += len;
             self.add(len, sealed);
         }
         if let Some(mtu) = hint {
-            answer_too_big(&message, mtu, stage);
+            self.answer_too_big(&message, mtu, stage);
         }
         // What follows may fill the rest of the last group.
         self.group.max = per_send;
@@ -537,8 +604,53 @@ impl Transmit {
             return false;
         }
         let mtu = largest_inner(key, limit);
-        answer_too_big(&message, mtu, stage);
+        if message.from.is_some() {
+            // Not in the middle of a flush; the next packet of this size is answered before it.
+            return false;
+        }
+        self.answer_too_big(&message, mtu, stage);
         true
+    }
+
+    /// Tells the sender of a packet that it was too large.
+    fn answer_too_big(&mut self, message: &TunMessage, mtu: u16, stage: &mut Stage<'_>) {
+        let mut answer = [0; ANSWER_LEN];
+        let written = icmp::too_big(inner(message, stage), mtu, &mut answer);
+        self.reply(message, &answer, written, stage);
+    }
+
+    /// Hands the first bytes of `answer`, if there are to be any, to whoever `message` came from.
+    fn reply(
+        &mut self,
+        message: &TunMessage,
+        answer: &[u8; ANSWER_LEN],
+        written: Option<usize>,
+        stage: &mut Stage<'_>,
+    ) {
+        let Some(len) = written else {
+            return;
+        };
+        // Best effort, like every ICMP message.
+        let Some(handle) = message.from else {
+            let _ = write_one(stage.engine, &answer[..len]);
+            return;
+        };
+        let peer = stage.peers.index_of(handle);
+        let Some(peer) = peer.and_then(|index| stage.peers.peek(index)) else {
+            return;
+        };
+        if peer.halves.send {
+            self.payload(handle, &answer[..len], stage);
+            return;
+        }
+        let to = TunMessage {
+            start: 0,
+            len,
+            vnet: false,
+            from: None,
+        };
+        let worker = peer.config.roles.send;
+        let _ = stage.shared.handover.tun(worker, &answer[..len], &to);
     }
 }
 
@@ -564,25 +676,9 @@ fn largest_inner(key: &SendKey, limit: usize) -> u16 {
     u16::try_from(key.max_inner(limit)).unwrap_or(u16::MAX)
 }
 
-/// Tells the sender of a packet from TUN that it was too large.
-fn answer_too_big(message: &TunMessage, mtu: u16, stage: &mut Stage<'_>) {
-    let mut answer = [0; ANSWER_LEN];
-    let written = icmp::too_big(inner(message, stage), mtu, &mut answer);
-    reply(&answer, written, stage.engine);
-}
-
-/// The packet of a TUN read, without the virtio header.
+/// A packet for peers, without the virtio header.
 fn inner<'a>(message: &TunMessage, stage: &'a mut Stage<'_>) -> &'a [u8] {
     let header = if message.vnet { VnetHdr::LEN } else { 0 };
     let end = message.start + message.len;
-    &stage.tun_bytes()[end.min(message.start + header)..end]
-}
-
-/// Hands the first bytes of `answer` to the TUN device, if there are to be any.
-fn reply(answer: &[u8; ANSWER_LEN], written: Option<usize>, engine: &Engine) {
-    let Some(len) = written else {
-        return;
-    };
-    // Best effort, like every ICMP message.
-    let _ = write_one(engine, &answer[..len]);
+    &stage.bytes()[end.min(message.start + header)..end]
 }

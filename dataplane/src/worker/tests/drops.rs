@@ -9,7 +9,9 @@ use super::*;
 use crate::framing::Framing;
 use crate::key_slot::SendKey;
 use crate::worker::handover::{Bell, Handover};
-use crate::worker::{COMMAND_QUEUE, Counts, EVENT_QUEUE, Outbox, RESERVED_EVENTS, Shared, Worker};
+use crate::worker::{
+    COMMAND_QUEUE, Counts, EVENT_QUEUE, Outbox, Place, RESERVED_EVENTS, Shared, Worker,
+};
 
 #[test]
 fn replayed_datagrams() {
@@ -164,8 +166,16 @@ fn a_key_without_packet_ids_sends_what_it_can() {
             started: Instant::now(),
             now: 0,
         };
-        let mut worker =
-            Worker::new(shared, 0, command_queue, &wake, io, None, Some(queue)).unwrap();
+        let mut worker = Worker::new(
+            shared,
+            Place::default(),
+            command_queue,
+            &wake,
+            io,
+            None,
+            Some(queue),
+        )
+        .unwrap();
         let node = Node::new(io, loopback_socket(), false);
         for command in [
             Command::SetPeer(PEER, Box::new(node.config(receiver.local_addr().unwrap()))),
