@@ -42,11 +42,13 @@ pub enum DropReason {
     BlockedIpv6,
     /// Another worker holds the session and has fallen behind: its queue is full.
     HandoverFull,
+    /// As many packets as may wait already for a TCP connection whose socket is full.
+    StreamFull,
 }
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [DropReason; 18] = [
+    pub const ALL: [DropReason; 19] = [
         DropReason::Malformed,
         DropReason::UnknownPeer,
         DropReason::NoKey,
@@ -65,6 +67,7 @@ impl DropReason {
         DropReason::BadOffload,
         DropReason::BlockedIpv6,
         DropReason::HandoverFull,
+        DropReason::StreamFull,
     ];
 
     /// A short name for statistics: lower case, words joined by `-`.
@@ -88,6 +91,7 @@ impl DropReason {
             DropReason::BadOffload => "bad-offload",
             DropReason::BlockedIpv6 => "blocked-ipv6",
             DropReason::HandoverFull => "handover-full",
+            DropReason::StreamFull => "stream-full",
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::command::{Endpoint, PeerConfig, PeerHandle, Roles};
+use crate::command::{Endpoint, PeerConfig, PeerHandle, Roles, StreamId};
 use crate::key_slot::{Halves, KeySlots};
 use crate::pool::MAX_DATAGRAM;
 use crate::stats::{KeyStats, add};
@@ -336,6 +336,7 @@ pub(crate) struct PeerTable {
     slots: Vec<Option<Box<Peer>>>,
     by_handle: HashMap<PeerHandle, usize>,
     by_address: HashMap<SocketAddr, usize>,
+    by_stream: HashMap<StreamId, usize>,
     by_peer_id: HashMap<u32, usize>,
     /// Peers that something was asked of since the last publication. Sized when a peer is added.
     touched: Vec<usize>,
@@ -357,7 +358,9 @@ impl PeerTable {
         if let Some(&index) = self.by_handle.get(&handle) {
             self.unindex(index);
             if let Some(peer) = &mut self.slots[index] {
-                if peer.config.endpoint.remote != config.endpoint.remote {
+                let known = &peer.config.endpoint;
+                if (known.remote, known.stream) != (config.endpoint.remote, config.endpoint.stream)
+                {
                     peer.forget_limits();
                 }
                 peer.keys.reconfigure(config.tx_peer_id, config.framing);
@@ -451,7 +454,9 @@ impl PeerTable {
         let mut news = None;
         for index in 0..self.slots.len() {
             let at_address = self.slots[index].as_ref().is_some_and(|peer| {
-                peer.halves.send && peer.config.endpoint.remote.ip() == address
+                let endpoint = &peer.config.endpoint;
+                // The kernel cuts a stream to fit by itself.
+                peer.halves.send && endpoint.stream.is_none() && endpoint.remote.ip() == address
             });
             if at_address && let Some(peer) = self.get(index) {
                 news = peer.set_path_mtu(mtu, refuses_fragments, now).or(news);
@@ -493,6 +498,18 @@ impl PeerTable {
         self.by_address.get(from).copied()
     }
 
+    /// The peer whose connection this is.
+    #[inline]
+    pub(crate) fn by_stream(&self, id: StreamId) -> Option<usize> {
+        self.by_stream.get(&id).copied()
+    }
+
+    /// The connection of the peer, when there is exactly one peer and it has one.
+    #[inline]
+    pub(crate) fn only_stream(&self) -> Option<StreamId> {
+        self.slots[self.only?].as_ref()?.config.endpoint.stream
+    }
+
     /// The peer an inner packet from the TUN device goes to: the only one there is.
     #[inline]
     pub(crate) fn route(&self, _packet: &[u8]) -> Option<usize> {
@@ -514,7 +531,11 @@ impl PeerTable {
 
     fn index(&mut self, index: usize) {
         if let Some(Some(peer)) = self.slots.get(index) {
-            self.by_address.insert(peer.config.endpoint.remote, index);
+            let endpoint = &peer.config.endpoint;
+            match endpoint.stream {
+                Some(id) => self.by_stream.insert(id, index),
+                None => self.by_address.insert(endpoint.remote, index),
+            };
             if let Some(id) = peer.config.rx_peer_id {
                 self.by_peer_id.insert(id, index);
             }
@@ -524,7 +545,12 @@ impl PeerTable {
 
     fn unindex(&mut self, index: usize) {
         if let Some(Some(peer)) = self.slots.get(index) {
-            let remote = &peer.config.endpoint.remote;
+            let Endpoint { remote, stream, .. } = &peer.config.endpoint;
+            if let Some(id) = stream
+                && self.by_stream.get(id) == Some(&index)
+            {
+                self.by_stream.remove(id);
+            }
             if self.by_address.get(remote) == Some(&index) {
                 self.by_address.remove(remote);
             }

@@ -11,6 +11,8 @@
 //! two workers there is a single queue and nothing is handed over. With more, the others read and hand
 //! over to the one that seals: a session's packet ids have one source, because its peer's replay window
 //! may be short.
+//!
+//! A TCP connection, and with it both halves of its peer's session, is on the worker `id % workers`.
 
 use std::collections::HashMap;
 use std::io;
@@ -24,7 +26,7 @@ use crossbeam::channel::{self, Receiver};
 
 use super::handover::{Bell, Handover};
 use super::{EventQueue, IoChoice, Worker, WorkerConfig, WorkerEnded, WorkerHandle, eventfd};
-use crate::command::{Command, Event, PeerHandle, Roles};
+use crate::command::{Command, Event, PeerHandle, Roles, StreamId};
 use crate::error::{DropReason, StartError};
 use crate::stats::WorkerStats;
 use crate::tun::TunQueue;
@@ -66,6 +68,21 @@ impl Workers {
     /// # Errors
     /// As [`Worker::start`].
     pub fn start(sockets: Vec<UdpSocket>, options: &WorkerOptions) -> Result<Self, StartError> {
+        Self::start_with(sockets.into_iter().map(Some).collect(), options)
+    }
+
+    /// Starts so many workers without UDP, for TCP connections only.
+    ///
+    /// # Errors
+    /// As [`Worker::start`].
+    pub fn start_without_udp(workers: usize, options: &WorkerOptions) -> Result<Self, StartError> {
+        Self::start_with((0..workers.max(1)).map(|_| None).collect(), options)
+    }
+
+    fn start_with(
+        sockets: Vec<Option<UdpSocket>>,
+        options: &WorkerOptions,
+    ) -> Result<Self, StartError> {
         let cpus = &options.cpus;
         let events = EventQueue::new()?;
         let wakes = sockets
@@ -150,10 +167,14 @@ impl Workers {
         match command {
             Command::SetPeer(handle, mut config) => {
                 let first = self.roles.is_empty();
-                let roles = *self
-                    .roles
-                    .entry(handle)
-                    .or_insert_with(|| roles(config.rx_peer_id, self.handles.len()));
+                let roles =
+                    *self
+                        .roles
+                        .entry(handle)
+                        .or_insert_with(|| match config.endpoint.stream {
+                            Some(id) => stream_roles(id, self.handles.len()),
+                            None => roles(config.rx_peer_id, self.handles.len()),
+                        });
                 config.roles = roles;
                 for worker in &self.handles {
                     worker.send(Command::SetPeer(handle, config.clone()))?;
@@ -182,6 +203,10 @@ impl Workers {
             Command::SendPayload(handle, _) => {
                 let sender = self.roles_of(handle).send;
                 self.handles[usize::from(sender)].send(command)
+            }
+            Command::AddStream(id, ..) | Command::SendControl(id, _) | Command::CloseStream(id) => {
+                let owner = stream_roles(id, self.handles.len()).receive;
+                self.handles[usize::from(owner)].send(command)
             }
             Command::AttachTun(queue) => self.attach_tun(vec![queue]).map_err(|_| WorkerEnded),
             Command::DetachTun => self.detach_tun(),
@@ -273,7 +298,7 @@ impl Workers {
         };
         for step in 0..count {
             let worker = (usize::from(send) + step) % count;
-            let writes_only = count > 1 && worker == usize::from(receive);
+            let writes_only = count > 1 && send != receive && worker == usize::from(receive);
             let read = if writes_only { None } else { queues.next() };
             let queue = match read {
                 Some(queue) => queue.try_clone(),
@@ -312,6 +337,15 @@ fn roles(rx_peer_id: Option<u32>, workers: usize) -> Roles {
     Roles {
         send: ((receive + 1) % workers) as u16,
         receive: receive as u16,
+    }
+}
+
+/// Both halves of a session stay where its TCP connection is.
+fn stream_roles(id: StreamId, workers: usize) -> Roles {
+    let owner = (id.0 % workers.max(1) as u32) as u16;
+    Roles {
+        send: owner,
+        receive: owner,
     }
 }
 
