@@ -146,7 +146,7 @@ fn pair(cipher: Cipher, io: IoChoice) -> Option<[End; 2]> {
     for (i, udp) in sockets.into_iter().enumerate() {
         let (queue, kernel) = fake_tun();
         let worker = Worker::start(WorkerConfig {
-            udp,
+            udp: Some(udp),
             tun: Some(queue),
             io,
             cpu: None,

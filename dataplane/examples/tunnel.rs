@@ -34,7 +34,7 @@ fn main() -> Result<(), Failure> {
     let local: SocketAddr = local.parse()?;
     let mut tun = TunDevice::open(&TunConfig::new(device.as_str()))?;
     let worker = Worker::start(WorkerConfig {
-        udp: UdpSocket::open(&UdpConfig {
+        udp: Some(UdpSocket::open(&UdpConfig {
             local: Some(local.ip()),
             port: local.port(),
             ..UdpConfig::new(if local.is_ipv6() {
@@ -42,7 +42,7 @@ fn main() -> Result<(), Failure> {
             } else {
                 Family::V4
             })
-        })?,
+        })?),
         tun: tun.queues.pop(),
         io: match io.as_str() {
             "uring" => IoChoice::Uring,

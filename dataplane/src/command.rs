@@ -3,7 +3,7 @@
 //! Both queues are bounded. A worker drains its commands once per batch, so a command takes effect
 //! between two batches and never in the middle of one.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
@@ -118,6 +118,35 @@ pub struct PeerConfig {
     pub stats: Arc<PeerStats>,
 }
 
+/// How a TCP connection is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamConfig {
+    /// Data packets that may wait while the socket is full (`tcp-queue-limit`); more are dropped and
+    /// counted.
+    pub queue_limit: usize,
+    /// Longest packet in bytes, either way, without its length; up to 65,535. A longer one from the
+    /// peer ends the connection, and none is sent: the peer would do the same.
+    pub max_packet: usize,
+}
+
+/// Why a TCP connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamEnd {
+    /// [`Command::CloseStream`] asked for it.
+    Closed,
+    /// The peer closed it.
+    EndOfFile,
+    /// The peer, or its host, reset it.
+    Reset,
+    /// A length of 0, or beyond [`StreamConfig::max_packet`]: there is no way to read on.
+    BadFrame,
+    /// A packet of no known kind, or one that did not authenticate or was seen before: what comes
+    /// from there is not the peer's (protocol §2.8).
+    BadPacket,
+    /// The kernel's errno while reading, writing or taking the connection over.
+    Io(i32),
+}
+
 /// From the control thread to a worker.
 #[derive(Debug)]
 pub enum Command {
@@ -145,6 +174,18 @@ pub enum Command {
     AttachTun(TunQueue),
     /// Closes the TUN queue; inner packets are dropped until another is attached.
     DetachTun,
+    /// Takes a connected TCP socket over, under an id that no connection has that has not been
+    /// reported with [`Event::StreamClosed`]. Control packets from it are events from now on;
+    /// it carries the data of the peer whose endpoint names it. It is made non-blocking, and what is
+    /// written leaves at once (TCP_NODELAY).
+    AddStream(StreamId, TcpStream, StreamConfig),
+    /// Sends a control packet, in one piece with its length, behind all that was sent before. While
+    /// the socket is full it waits, not counted against the limit for data; of very many the last
+    /// are dropped and counted. Nothing happens if the connection has ended.
+    SendControl(StreamId, Vec<u8>),
+    /// Ends a connection once all that waits has left and the peer has seen it, or after five
+    /// seconds. What arrives meanwhile is ignored.
+    CloseStream(StreamId),
     /// Says when everything before it is done.
     Barrier(Sender<()>),
     /// Stops the worker; its thread ends after the current batch.
@@ -154,11 +195,11 @@ pub enum Command {
 /// From a worker to the control thread.
 #[derive(Debug)]
 pub enum Event {
-    /// A datagram that is no data packet.
+    /// A packet that is no data packet.
     Control {
         /// Where it came from.
         from: Endpoint,
-        /// The UDP payload, at least one byte.
+        /// The UDP payload, or the packet in a TCP stream; at least one byte.
         datagram: Box<[u8]>,
     },
     /// An authenticated OCC message from a peer: op and data without the magic prefix
@@ -170,6 +211,9 @@ pub enum Event {
     /// dropped; at most once a second for each peer. When the other one is removed, or has moved, the
     /// next packet moves this peer there.
     FloatConflict(PeerHandle, Endpoint),
+    /// A TCP connection has ended: the last of its events, exactly one for each that was added,
+    /// unless the worker ends first. Its id may be used again.
+    StreamClosed(StreamId, StreamEnd),
     /// A kernel feature failed and its fallback took over, or something else worth one log line.
     Notice(String),
     /// The worker cannot go on; its thread has ended.

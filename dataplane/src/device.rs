@@ -26,6 +26,8 @@ pub(crate) struct Device {
     slab: Vec<u8>,
     /// Something may be left to read, so there is no need to ask.
     ready: bool,
+    /// It is not to be read now.
+    held: bool,
 }
 
 impl Device {
@@ -34,6 +36,7 @@ impl Device {
             queue: None,
             slab: vec![0; BATCH_BYTES + SLOT_LEN],
             ready: false,
+            held: false,
         }
     }
 
@@ -45,8 +48,19 @@ impl Device {
         &mut self.slab
     }
 
+    /// Whether [`Device::read`] would try.
     pub(crate) fn is_ready(&self) -> bool {
-        self.ready
+        self.ready && !self.held
+    }
+
+    /// Whether the kernel is to say when there is something.
+    pub(crate) fn wants_poll(&self) -> bool {
+        !self.ready && !self.held
+    }
+
+    /// Leaves what arrives in the device, or reads it again.
+    pub(crate) fn hold(&mut self, held: bool) {
+        self.held = held;
     }
 
     /// The kernel says that there is something to read.
@@ -68,7 +82,7 @@ impl Device {
     /// Reads a batch into the slab, if there may be something. A device that is gone is reported in
     /// `inbox`; detaching it is left to the engine.
     pub(crate) fn read(&mut self, inbox: &mut Inbox) {
-        let (true, Some(queue)) = (self.ready, &self.queue) else {
+        let (true, Some(queue)) = (self.is_ready(), &self.queue) else {
             return;
         };
         let mut cursor = 0;

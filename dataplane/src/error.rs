@@ -49,11 +49,13 @@ pub enum DropReason {
     LinkLocalSource,
     /// It authenticated, but came from an address that another peer has.
     FloatConflict,
+    /// As many packets as may wait already for a TCP connection whose socket is full.
+    StreamFull,
 }
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [DropReason; 21] = [
+    pub const ALL: [DropReason; 22] = [
         DropReason::Malformed,
         DropReason::UnknownPeer,
         DropReason::NoKey,
@@ -75,6 +77,7 @@ impl DropReason {
         DropReason::InnerSource,
         DropReason::LinkLocalSource,
         DropReason::FloatConflict,
+        DropReason::StreamFull,
     ];
 
     /// A short name for statistics: lower case, words joined by `-`.
@@ -101,6 +104,7 @@ impl DropReason {
             DropReason::InnerSource => "inner-source",
             DropReason::LinkLocalSource => "link-local-source",
             DropReason::FloatConflict => "float-conflict",
+            DropReason::StreamFull => "stream-full",
         }
     }
 }

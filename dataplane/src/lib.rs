@@ -28,6 +28,7 @@ pub mod pool;
 pub mod probe;
 pub mod replay;
 pub mod stats;
+pub mod stream;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod tun;

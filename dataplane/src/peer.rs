@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::command::{Endpoint, Forwarding, PeerConfig, PeerHandle, Prefix, Roles};
+use crate::command::{Endpoint, Forwarding, PeerConfig, PeerHandle, Prefix, Roles, StreamId};
 use crate::forward::{Destination, Routes};
 use crate::ip::IpView;
 use crate::key_slot::{Halves, KeySlots};
@@ -382,8 +382,10 @@ pub(crate) struct PeerTable {
     by_handle: HashMap<PeerHandle, usize>,
     /// By listener and outer address; two listeners may hear different peers from one.
     by_address: HashMap<(u16, SocketAddr), usize>,
-    /// All peers at one outer address, for path MTUs.
+    /// All peers at one outer address, for path MTUs; not those with a TCP connection, which the
+    /// kernel cuts to fit by itself.
     by_ip: BTreeSet<(IpAddr, usize)>,
+    by_stream: HashMap<StreamId, usize>,
     by_peer_id: HashMap<u32, usize>,
     /// Peers that something was asked of since the last publication. Sized when a peer is added.
     touched: Vec<usize>,
@@ -433,7 +435,9 @@ impl PeerTable {
         if let Some(&index) = self.by_handle.get(&handle) {
             self.unindex(index);
             if let Some(peer) = &mut self.slots[index] {
-                if peer.config.endpoint.remote != config.endpoint.remote {
+                let known = &peer.config.endpoint;
+                if (known.remote, known.stream) != (config.endpoint.remote, config.endpoint.stream)
+                {
                     peer.forget_limits();
                 }
                 peer.keys.reconfigure(config.tx_peer_id, config.framing);
@@ -605,6 +609,18 @@ impl PeerTable {
         self.by_address(from)
     }
 
+    /// The peer whose connection this is.
+    #[inline]
+    pub(crate) fn by_stream(&self, id: StreamId) -> Option<usize> {
+        self.by_stream.get(&id).copied()
+    }
+
+    /// The connection of the peer, when there is exactly one peer and it has one.
+    #[inline]
+    pub(crate) fn only_stream(&self) -> Option<StreamId> {
+        self.slots[self.only?].as_ref()?.config.endpoint.stream
+    }
+
     /// The listener that peers heard at this worker's socket must have come by, if that matters.
     #[inline]
     pub(crate) fn listener(&self) -> Option<u16> {
@@ -668,12 +684,16 @@ impl PeerTable {
 
     fn index(&mut self, index: usize) {
         if let Some(Some(peer)) = self.slots.get(index) {
-            let remote = peer.config.endpoint.remote;
-            // A TCP connection is no address that a datagram could come from.
-            if peer.config.endpoint.stream.is_none() {
-                self.by_address
-                    .insert((peer.config.listener, remote), index);
-                self.by_ip.insert((remote.ip(), index));
+            let endpoint = &peer.config.endpoint;
+            match endpoint.stream {
+                Some(id) => {
+                    self.by_stream.insert(id, index);
+                }
+                None => {
+                    self.by_address
+                        .insert((peer.config.listener, endpoint.remote), index);
+                    self.by_ip.insert((endpoint.remote.ip(), index));
+                }
             }
             if let Some(id) = peer.config.rx_peer_id {
                 self.by_peer_id.insert(id, index);
@@ -684,8 +704,13 @@ impl PeerTable {
 
     fn unindex(&mut self, index: usize) {
         if let Some(Some(peer)) = self.slots.get(index) {
-            let remote = peer.config.endpoint.remote;
-            let key = (peer.config.listener, remote);
+            let Endpoint { remote, stream, .. } = &peer.config.endpoint;
+            let key = (peer.config.listener, *remote);
+            if let Some(id) = stream
+                && self.by_stream.get(id) == Some(&index)
+            {
+                self.by_stream.remove(id);
+            }
             if self.by_address.get(&key) == Some(&index) {
                 self.by_address.remove(&key);
             }

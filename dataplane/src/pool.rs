@@ -6,10 +6,12 @@
 //! ```text
 //!  receive slab   RX_SLOTS  x SLOT_LEN   one GRO message (<= 65,535 bytes) with its address and control data
 //!  TUN slab       BATCH_BYTES + SLOT_LEN  super-packets (<= 65,535 bytes) with their virtio headers
+//!  stream area    STREAM_AREA            behind the receive slab: what was read from TCP connections
 //!  send slab      SEND_SLAB              sealed datagrams of the sends not yet flushed
 //! ```
 
 use crate::command::{Endpoint, PeerHandle};
+use crate::stream::{MAX_PACKET, PREFIX};
 
 /// Bytes of a slot: a 64 KiB message and room for headers, a multiple of a cache line.
 pub(crate) const SLOT_LEN: usize = 66_048;
@@ -19,6 +21,13 @@ pub(crate) const RX_SLOTS: u16 = 32;
 
 /// Bytes of plain reads or receives after which no further one joins a batch.
 pub(crate) const BATCH_BYTES: usize = 512 * 1024;
+
+/// Bytes taken by one read from a TCP connection.
+pub(crate) const STREAM_READ: usize = 128 * 1024;
+
+/// Bytes of what is read from TCP connections before it is delivered: two full reads with the frames
+/// that had begun before them. The memory is not touched where there are no connections.
+pub(crate) const STREAM_AREA: usize = 2 * (STREAM_READ + PREFIX + MAX_PACKET + 64);
 
 /// Bytes of the send slab: a super-packet with the overhead of its segments, several times over.
 /// One datagram of the largest size always fits.
@@ -105,6 +114,8 @@ pub(crate) struct Inbox {
     pub(crate) tun: Vec<TunMessage>,
     /// The socket's error queue may hold something.
     pub(crate) socket_error: bool,
+    /// TCP connections have something to read, or room to write.
+    pub(crate) streams: bool,
     /// The TUN device went away (its errno).
     pub(crate) tun_lost: Option<i32>,
     /// Receive calls made, for the statistics.
@@ -119,6 +130,7 @@ impl Inbox {
             rx: Vec::with_capacity(MAX_MESSAGES),
             tun: Vec::with_capacity(MAX_MESSAGES),
             socket_error: false,
+            streams: false,
             tun_lost: None,
             rx_calls: 0,
             notices: Vec::new(),
@@ -126,13 +138,18 @@ impl Inbox {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.rx.is_empty() && self.tun.is_empty() && !self.socket_error && self.tun_lost.is_none()
+        self.rx.is_empty()
+            && self.tun.is_empty()
+            && !self.socket_error
+            && !self.streams
+            && self.tun_lost.is_none()
     }
 
     pub(crate) fn clear(&mut self) {
         self.rx.clear();
         self.tun.clear();
         self.socket_error = false;
+        self.streams = false;
         self.tun_lost = None;
         self.rx_calls = 0;
     }

@@ -46,7 +46,9 @@ pub fn uring() -> Result<(), StartError> {
     let socket = Arc::new(UdpSocket::open(&loopback())?);
     let fail = |error: io::Error| StartError::io("io_uring", error);
     let wake = EventFd::new().map_err(|errno| fail(errno.into()))?;
-    Uring::new(socket, Arc::new(wake)).map(drop).map_err(fail)
+    Uring::new(Some(socket), Arc::new(wake))
+        .map(drop)
+        .map_err(fail)
 }
 
 /// Opens a UDP socket on the loopback address.

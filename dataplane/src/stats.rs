@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::error::DropReason;
 
-/// Counters of one peer, in bytes and packets. "Wire" counts UDP payload, "tun" counts inner packets.
+/// Counters of one peer, in bytes and packets. "Wire" counts UDP payload, or packets in a TCP stream
+/// without their lengths; "tun" counts inner packets.
 #[derive(Debug, Default)]
 pub struct PeerStats {
     /// UDP payload bytes of data packets sent.
@@ -75,6 +76,10 @@ pub struct WorkerStats {
     pub udp_tx_calls: AtomicU64,
     /// UDP receive completions (each may carry many datagrams).
     pub udp_rx_calls: AtomicU64,
+    /// Writes to TCP connections (each may carry many packets).
+    pub stream_tx_calls: AtomicU64,
+    /// Reads from TCP connections (each may carry many packets).
+    pub stream_rx_calls: AtomicU64,
     /// TUN reads (each may carry a super-packet).
     pub tun_rx_calls: AtomicU64,
     /// TUN writes (each may carry a super-packet).

@@ -1,17 +1,20 @@
-//! The worker: one pinned thread that moves packets between a TUN queue and a UDP socket.
+//! The worker: one pinned thread that moves packets between a TUN queue, a UDP socket and TCP
+//! connections.
 //!
 //! Each turn of its loop is one batch, in this order; no stage knows another:
 //!
 //! ```text
-//!  1  wait      one sleep for TUN, UDP and commands                    engine
+//!  1  wait      one sleep for TUN, UDP, TCP and commands               engine
 //!  2  commands  peers, keys, device; drained once per batch            worker
 //!     handover  packets of this worker's sessions that others read     worker
 //!  3  errors    path MTU and ICMP noise from the socket's error queue  transmit
 //!  4  receive   header -> peer -> open in place -> source -> mssfix    receive
+//!               the same for the packets of TCP connections            streams, receive
 //!  5  deliver   from peer to peer: as 6 and 7; to the device: coalesce
 //!               the whole batch, one vectored write each               receive
 //!  6  transmit  route -> mssfix -> split to final place -> seal        transmit
 //!  7  flush     GSO sends; fall back and answer too-big on refusal     transmit
+//!               one write for each TCP connection, a queue if full     streams
 //!  8  release   buffers back to the engine; counters published         worker
 //! ```
 //!
@@ -22,6 +25,7 @@ mod engine;
 mod group;
 mod handover;
 mod receive;
+mod streams;
 mod syscalls;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -30,6 +34,7 @@ mod tests;
 mod transmit;
 
 use std::io;
+use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -41,8 +46,9 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use self::engine::Engine;
 use self::handover::{Batch, Bell, Handover};
 use self::receive::Receive;
+use self::streams::Streams;
 use self::transmit::{Slab, Stage, Transmit};
-use crate::command::{Command, Event};
+use crate::command::{Command, Event, StreamConfig, StreamId};
 use crate::error::{DropReason, StartError};
 use crate::peer::PeerTable;
 use crate::pool::{Failures, Inbox};
@@ -79,8 +85,8 @@ const SEND_LIMIT: Duration = Duration::from_secs(5);
 /// What a worker starts with.
 #[derive(Debug)]
 pub struct WorkerConfig {
-    /// Its socket.
-    pub udp: UdpSocket,
+    /// Its socket; `None` where TCP connections carry everything.
+    pub udp: Option<UdpSocket>,
     /// Its TUN queue, if it is open already; see [`Command::AttachTun`].
     pub tun: Option<TunQueue>,
     /// Which engine to use.
@@ -121,6 +127,8 @@ pub struct Worker {
     receive: Receive,
     transmit: Transmit,
     shared: Shared,
+    /// The engine knows of the TCP connections.
+    watching: bool,
     /// Batches in a row that found nothing to do.
     fruitless: u32,
     busy_poll: Duration,
@@ -163,7 +171,8 @@ fn eventfd() -> Result<Arc<EventFd>, StartError> {
 
 /// What every stage may use.
 struct Shared {
-    udp: Arc<UdpSocket>,
+    udp: Option<Arc<UdpSocket>>,
+    streams: Streams,
     handover: Handover,
     outbox: Outbox,
     counts: Counts,
@@ -186,6 +195,8 @@ struct Counts {
     drops: [u64; DropReason::ALL.len()],
     udp_tx_calls: u64,
     udp_rx_calls: u64,
+    stream_tx_calls: u64,
+    stream_rx_calls: u64,
     tun_rx_calls: u64,
     tun_tx_calls: u64,
     fallbacks: u64,
@@ -215,7 +226,8 @@ impl Worker {
         let stats = Arc::new(WorkerStats::default());
         let (started, start) = channel::bounded(1);
         let shared = Shared {
-            udp: Arc::new(config.udp),
+            udp: config.udp.map(Arc::new),
+            streams: Streams::new()?,
             handover,
             outbox: Outbox {
                 events: queue.sender,
@@ -270,8 +282,9 @@ impl Worker {
         cpu: Option<usize>,
         tun: Option<TunQueue>,
     ) -> Result<Self, StartError> {
-        let (engine, notice) = Engine::new(io, &shared.udp, wake)
+        let (engine, notice) = Engine::new(io, shared.udp.as_ref(), wake)
             .map_err(|error| StartError::io("cannot set up the I/O engine", error))?;
+        let gso = shared.udp.as_ref().is_some_and(|udp| udp.has_gso());
         let mut worker = Worker {
             engine,
             commands,
@@ -279,15 +292,17 @@ impl Worker {
             inbox: Inbox::new(),
             failures: Failures::new(),
             receive: Receive::new(),
-            transmit: Transmit::new(shared.udp.has_gso()),
+            transmit: Transmit::new(gso),
             shared,
+            watching: false,
             fruitless: 0,
             busy_poll: Duration::ZERO,
         };
         if let Some(notice) = notice {
             worker.shared.fall_back(notice);
         }
-        for name in worker.shared.udp.missing_offloads() {
+        let udp = worker.shared.udp.clone();
+        for name in udp.iter().flat_map(|udp| udp.missing_offloads()) {
             let text = format!("the kernel has no UDP {name}; doing without");
             worker.shared.fall_back(text);
         }
@@ -357,6 +372,16 @@ impl Worker {
                 &mut self.transmit,
             )?;
         }
+        if self.inbox.streams {
+            streams::receive(
+                &mut self.receive,
+                &mut self.engine,
+                &mut self.peers,
+                &mut self.failures,
+                &mut self.shared,
+                &mut self.transmit,
+            )?;
+        }
         self.receive.deliver(
             &mut self.engine,
             &mut self.peers,
@@ -377,8 +402,15 @@ impl Worker {
         self.engine.release(&self.inbox);
         self.shared.counts.udp_rx_calls += self.inbox.rx_calls;
         self.shared.counts.tun_rx_calls += self.inbox.tun.len() as u64;
+        let held = match self.peers.only_stream() {
+            // Its packets have nowhere else to go: the device keeps them, and tells who sends them.
+            Some(id) => self.shared.streams.awaits_room(id),
+            None => false,
+        };
+        self.engine.hold_tun(held)?;
         self.publish();
         self.shared.handover.flush();
+        self.shared.streams.report(&mut self.shared.outbox);
         self.shared.outbox.flush();
         Ok(true)
     }
@@ -459,7 +491,7 @@ impl Worker {
 
     /// Waiting that keeps finding nothing is slowed down.
     fn pause_if_idle(&mut self, woken: bool) {
-        if woken || !self.inbox.rx.is_empty() || !self.inbox.tun.is_empty() {
+        if woken || !self.inbox.rx.is_empty() || !self.inbox.tun.is_empty() || self.inbox.streams {
             self.fruitless = 0;
             return;
         }
@@ -475,6 +507,7 @@ impl Worker {
         if now != self.shared.now {
             self.shared.now = now;
             self.peers.expire_limits(now);
+            self.shared.streams.shrink();
         }
     }
 
@@ -489,6 +522,18 @@ impl Worker {
                     }
                 }
                 Command::DetachTun => drop(self.engine.detach_tun()?),
+                Command::AddStream(id, socket, config) => {
+                    if let Err(error) = self.add_stream(id, socket, config) {
+                        self.shared.notice(error);
+                    }
+                }
+                Command::SendControl(id, packet) => {
+                    let Shared {
+                        streams, counts, ..
+                    } = &mut self.shared;
+                    streams.control(id, &packet, counts);
+                }
+                Command::CloseStream(id) => self.shared.streams.close(id),
                 // Whoever asked may have gone.
                 Command::Barrier(done) => drop(done.try_send(())),
                 Command::SendPayload(handle, payload) => {
@@ -557,11 +602,30 @@ impl Worker {
                 }
             }
             Command::SendPayload(..)
+            | Command::AddStream(..)
+            | Command::SendControl(..)
+            | Command::CloseStream(_)
             | Command::AttachTun(_)
             | Command::DetachTun
             | Command::Barrier(_)
             | Command::Stop => {}
         }
+    }
+
+    fn add_stream(
+        &mut self,
+        id: StreamId,
+        socket: TcpStream,
+        config: StreamConfig,
+    ) -> Result<(), String> {
+        if !self.watching {
+            if let Err(error) = self.engine.watch(self.shared.streams.epoll()) {
+                self.shared.streams.refuse(id, &error);
+                return Err(format!("cannot wait for TCP connections: {error}"));
+            }
+            self.watching = true;
+        }
+        self.shared.streams.add(id, socket, config)
     }
 
     fn attach_tun(&mut self, tun: TunQueue) -> io::Result<()> {
@@ -600,6 +664,8 @@ impl Worker {
         }
         add(&stats.udp_tx_calls, counts.udp_tx_calls);
         add(&stats.udp_rx_calls, counts.udp_rx_calls);
+        add(&stats.stream_tx_calls, counts.stream_tx_calls);
+        add(&stats.stream_rx_calls, counts.stream_rx_calls);
         add(&stats.tun_rx_calls, counts.tun_rx_calls);
         add(&stats.tun_tx_calls, counts.tun_tx_calls);
         add(&stats.fallbacks, counts.fallbacks);

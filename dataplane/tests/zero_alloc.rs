@@ -147,7 +147,7 @@ impl End {
         };
         let tun = TunQueue::from_file(File::from(theirs), DeviceKind::Tun, true, caps);
         let worker = Worker::start(WorkerConfig {
-            udp,
+            udp: Some(udp),
             tun: Some(tun),
             io,
             cpu: None,

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::types::BufRingEntry;
 
 /// The ring of entries and the slots they describe. Slot `i` is `slot_len` bytes at
-/// `i * slot_len` of `slab`, and its buffer id is `i`.
+/// `i * slot_len` of `slab`, and its buffer id is `i`. The kernel is never given what is behind them.
 pub(crate) struct BufRing {
     entries: NonNull<BufRingEntry>,
     count: u16,
@@ -19,8 +19,9 @@ pub(crate) struct BufRing {
 
 impl BufRing {
     /// Makes the memory for `count` (a power of two) slots and hands all of them to the kernel's
-    /// side; the ring must still be registered at [`BufRing::address`].
-    pub(crate) fn new(count: u16, slot_len: usize) -> io::Result<Self> {
+    /// side; the ring must still be registered at [`BufRing::address`]. Behind the slots are `more`
+    /// bytes for other use.
+    pub(crate) fn new(count: u16, slot_len: usize, more: usize) -> io::Result<Self> {
         assert!(count.is_power_of_two());
         // SAFETY: a new anonymous mapping touches no existing memory.
         let address = unsafe {
@@ -44,7 +45,7 @@ impl BufRing {
             count,
             tail: 0,
             slot_len,
-            slab: vec![0; usize::from(count) * slot_len],
+            slab: vec![0; usize::from(count) * slot_len + more],
         };
         for slot in 0..count {
             ring.give_back(slot);

@@ -4,6 +4,7 @@
 //! ```text
 //!  multishot recvmsg  -> receive slots (provided buffers)   armed for good, re-armed when it ends
 //!  poll               -> TUN device                         then a burst of plain reads
+//!  poll               -> epoll of the TCP connections       once there is one
 //!  multishot poll     -> eventfd
 //!  writev             -> TUN device                         a batch in one call, none of them waits
 //! ```
@@ -18,12 +19,14 @@
 //! memory it reads.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
 use io_uring::types::{CancelBuilder, Fd, RecvMsgOut, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use nix::poll::PollFlags;
+use nix::sys::epoll::Epoll;
 use nix::sys::eventfd::EventFd;
 
 use super::buf_ring::BufRing;
@@ -32,7 +35,7 @@ use super::socket;
 use crate::cipher::Segment;
 use crate::device::Device;
 use crate::offload::coalesce::TunWrite;
-use crate::pool::{Failures, Inbox, MAX_PACKETS, RX_SLOTS, RxMessage, SLOT_LEN};
+use crate::pool::{Failures, Inbox, MAX_PACKETS, RX_SLOTS, RxMessage, SLOT_LEN, STREAM_AREA};
 use crate::tun::TunQueue;
 use crate::udp::{self, UdpSocket};
 
@@ -48,6 +51,7 @@ const RX: u64 = 1 << 32;
 const TUN: u64 = 2 << 32;
 const WAKE: u64 = 3 << 32;
 const WRITE: u64 = 4 << 32;
+const STREAMS: u64 = 5 << 32;
 const KIND: u64 = !0 << 32;
 
 /// Where the payload begins in a receive slot: behind the kernel's header, the address and the
@@ -60,8 +64,10 @@ pub(crate) struct Uring {
     ring: IoUring,
     rx: BufRing,
     recv_header: Box<libc::msghdr>,
-    udp: Arc<UdpSocket>,
+    udp: Option<Arc<UdpSocket>>,
     wake: Arc<EventFd>,
+    /// Readable when TCP connections want attention; `None` as long as there are none.
+    streams: Option<Arc<Epoll>>,
     device: Device,
     iovecs: Vec<libc::iovec>,
     /// The device takes writes that must not wait; otherwise plain calls write.
@@ -81,6 +87,7 @@ struct Armed {
     rx: bool,
     tun: bool,
     wake: bool,
+    streams: bool,
 }
 
 impl Uring {
@@ -88,7 +95,7 @@ impl Uring {
     ///
     /// # Errors
     /// The kernel or its policy has no io_uring, or lacks a feature that this engine builds on.
-    pub(crate) fn new(udp: Arc<UdpSocket>, wake: Arc<EventFd>) -> io::Result<Self> {
+    pub(crate) fn new(udp: Option<Arc<UdpSocket>>, wake: Arc<EventFd>) -> io::Result<Self> {
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
@@ -98,7 +105,7 @@ impl Uring {
             .setup_clamp()
             .setup_cqsize(COMPLETIONS)
             .build(ENTRIES)?;
-        let rx = BufRing::new(RX_SLOTS, SLOT_LEN)?;
+        let rx = BufRing::new(RX_SLOTS, SLOT_LEN, STREAM_AREA)?;
         // SAFETY: the buffer ring's mapping is owned by the same struct as the io_uring and is
         // dropped after it.
         unsafe {
@@ -114,6 +121,7 @@ impl Uring {
             recv_header,
             udp,
             wake,
+            streams: None,
             device: Device::new(),
             iovecs: Vec::with_capacity(MAX_PACKETS * 2),
             bursts: true,
@@ -127,7 +135,7 @@ impl Uring {
         engine.submit(0)?;
         engine.drain();
         // A kernel without multishot receive or poll refuses the request at once.
-        let armed = engine.armed.rx && engine.armed.wake;
+        let armed = (engine.armed.rx || engine.udp.is_none()) && engine.armed.wake;
         if !armed && !engine.pending.socket_error {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
@@ -136,6 +144,22 @@ impl Uring {
 
     pub(crate) fn rx_bytes_mut(&mut self) -> &mut [u8] {
         self.rx.bytes_mut()
+    }
+
+    /// The part of [`Uring::rx_bytes_mut`] that no message is received to.
+    pub(crate) fn stream_area(&self) -> Range<usize> {
+        let end = self.rx.bytes().len();
+        end - STREAM_AREA..end
+    }
+
+    /// Waits for this epoll instance too from now on.
+    pub(crate) fn watch(&mut self, streams: &Arc<Epoll>) {
+        self.streams = Some(Arc::clone(streams));
+    }
+
+    /// As [`Device::hold`].
+    pub(crate) fn hold_tun(&mut self, held: bool) {
+        self.device.hold(held);
     }
 
     pub(crate) fn tun_bytes_mut(&mut self) -> &mut [u8] {
@@ -284,8 +308,8 @@ impl Uring {
 
     /// Arms whatever multishot request has ended.
     fn arm(&mut self) -> io::Result<()> {
-        if !self.armed.rx {
-            let fd = Fd(self.udp.as_raw_fd());
+        if let (false, Some(udp)) = (self.armed.rx, &self.udp) {
+            let fd = Fd(udp.as_raw_fd());
             let entry = opcode::RecvMsgMulti::new(fd, &raw const *self.recv_header, RX_GROUP)
                 .build()
                 .user_data(RX);
@@ -300,9 +324,20 @@ impl Uring {
             self.push(entry)?;
             self.armed.wake = true;
         }
-        if let (false, false, Some(tun)) =
-            (self.armed.tun, self.device.is_ready(), self.device.queue())
-            && tun.is_read()
+        if let (false, false, Some(streams)) =
+            (self.armed.streams, self.pending.streams, &self.streams)
+        {
+            let entry = opcode::PollAdd::new(Fd(streams.0.as_raw_fd()), poll_in())
+                .build()
+                .user_data(STREAMS);
+            self.push(entry)?;
+            self.armed.streams = true;
+        }
+        if let (false, true, Some(tun)) = (
+            self.armed.tun,
+            self.device.wants_poll(),
+            self.device.queue(),
+        ) && tun.is_read()
         {
             let entry = opcode::PollAdd::new(Fd(tun.as_raw_fd()), poll_in())
                 .build()
@@ -362,6 +397,7 @@ impl Uring {
     fn is_idle(&self) -> bool {
         self.pending.rx.is_empty()
             && !self.pending.socket_error
+            && !self.pending.streams
             && !self.device.is_ready()
             && !self.woken
     }
@@ -407,6 +443,10 @@ impl Uring {
                         device.set_ready();
                     }
                 }
+                STREAMS => {
+                    armed.streams = false;
+                    pending.streams = true;
+                }
                 WAKE => {
                     armed.wake &= cqueue::more(flags);
                     *woken = true;
@@ -439,8 +479,13 @@ impl Drop for Uring {
         // the port in use.
         for _ in 0..COMPLETIONS {
             self.drain();
-            let Armed { rx, tun, wake } = self.armed;
-            if !(rx || tun || wake) || self.submit(0).is_err() {
+            let Armed {
+                rx,
+                tun,
+                wake,
+                streams,
+            } = self.armed;
+            if !(rx || tun || wake || streams) || self.submit(0).is_err() {
                 break;
             }
         }
@@ -492,7 +537,7 @@ mod tests {
 
     fn engine(udp: UdpSocket) -> Option<Uring> {
         let wake = EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK).unwrap();
-        match Uring::new(Arc::new(udp), Arc::new(wake)) {
+        match Uring::new(Some(Arc::new(udp)), Arc::new(wake)) {
             Ok(engine) => Some(engine),
             Err(error) => {
                 eprintln!("skipped: no io_uring ({error})");

@@ -1,8 +1,10 @@
 //! One face for both engines, so that the batch code knows neither.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
+use nix::sys::epoll::Epoll;
 use nix::sys::eventfd::EventFd;
 
 use super::syscalls::Syscalls;
@@ -35,12 +37,12 @@ impl Engine {
     /// Starts the chosen engine. The string is a line to log when it is not the first choice.
     pub(crate) fn new(
         choice: IoChoice,
-        udp: &Arc<UdpSocket>,
+        udp: Option<&Arc<UdpSocket>>,
         wake: &Arc<EventFd>,
     ) -> io::Result<(Self, Option<String>)> {
         let mut notice = None;
         if choice != IoChoice::Syscalls {
-            match Uring::new(Arc::clone(udp), Arc::clone(wake)) {
+            match Uring::new(udp.cloned(), Arc::clone(wake)) {
                 Ok(engine) => return Ok((Engine::Uring(Box::new(engine)), None)),
                 Err(error) if choice == IoChoice::Uring => return Err(error),
                 Err(error) => {
@@ -50,7 +52,7 @@ impl Engine {
                 }
             }
         }
-        let engine = Syscalls::new(Arc::clone(udp), Arc::clone(wake))?;
+        let engine = Syscalls::new(udp.cloned(), Arc::clone(wake))?;
         Ok((Engine::Syscalls(engine), notice))
     }
 
@@ -65,6 +67,36 @@ impl Engine {
         match self {
             Engine::Uring(engine) => engine.rx_bytes_mut(),
             Engine::Syscalls(engine) => engine.rx_bytes_mut(),
+        }
+    }
+
+    /// The part of [`Engine::rx_bytes_mut`] for what is read from TCP connections.
+    pub(crate) fn stream_area(&self) -> Range<usize> {
+        match self {
+            Engine::Uring(engine) => engine.stream_area(),
+            Engine::Syscalls(engine) => engine.stream_area(),
+        }
+    }
+
+    /// Waits for this epoll instance of TCP connections too from now on, and says so in the inbox.
+    pub(crate) fn watch(&mut self, streams: &Arc<Epoll>) -> io::Result<()> {
+        match self {
+            Engine::Uring(engine) => {
+                engine.watch(streams);
+                Ok(())
+            }
+            Engine::Syscalls(engine) => engine.watch(streams),
+        }
+    }
+
+    /// Leaves what arrives in the TUN device, or reads it again.
+    pub(crate) fn hold_tun(&mut self, held: bool) -> io::Result<()> {
+        match self {
+            Engine::Uring(engine) => {
+                engine.hold_tun(held);
+                Ok(())
+            }
+            Engine::Syscalls(engine) => engine.hold_tun(held),
         }
     }
 

@@ -20,6 +20,8 @@
 //!   worker           0 <=====> 1 <========================> 2        handover
 //!   device        queue 0    queue 1                     queue 2     each read and written
 //! ```
+//!
+//! A TCP connection, and with it both halves of its peer's session, is on the worker `id % workers`.
 
 use std::collections::HashMap;
 use std::io;
@@ -36,7 +38,7 @@ use super::handover::{Bell, Handover};
 use super::{
     EventQueue, IoChoice, Place, Worker, WorkerConfig, WorkerEnded, WorkerHandle, eventfd,
 };
-use crate::command::{Command, Event, Forwarding, PeerConfig, PeerHandle, Roles};
+use crate::command::{Command, Event, Forwarding, PeerConfig, PeerHandle, Roles, StreamId};
 use crate::error::{DropReason, StartError};
 use crate::stats::WorkerStats;
 use crate::tun::TunQueue;
@@ -86,6 +88,21 @@ impl Workers {
     /// # Errors
     /// As [`Worker::start`]; also for a listener without workers, or of workers that do not exist.
     pub fn start(sockets: Vec<UdpSocket>, options: &WorkerOptions) -> Result<Self, StartError> {
+        Self::start_with(sockets.into_iter().map(Some).collect(), options)
+    }
+
+    /// Starts so many workers without UDP, for TCP connections only.
+    ///
+    /// # Errors
+    /// As [`Worker::start`].
+    pub fn start_without_udp(workers: usize, options: &WorkerOptions) -> Result<Self, StartError> {
+        Self::start_with((0..workers.max(1)).map(|_| None).collect(), options)
+    }
+
+    fn start_with(
+        sockets: Vec<Option<UdpSocket>>,
+        options: &WorkerOptions,
+    ) -> Result<Self, StartError> {
         let cpus = &options.cpus;
         let listeners = options.listeners.clone();
         for range in &listeners {
@@ -226,6 +243,10 @@ impl Workers {
                 let sender = self.roles_of(handle).send;
                 self.handles[usize::from(sender)].send(command)
             }
+            Command::AddStream(id, ..) | Command::SendControl(id, _) | Command::CloseStream(id) => {
+                let owner = stream_roles(id, self.handles.len()).receive;
+                self.handles[usize::from(owner)].send(command)
+            }
             Command::AttachTun(queue) => self.attach_tun(vec![queue]).map_err(|_| WorkerEnded),
             Command::DetachTun => self.detach_tun(),
             Command::Barrier(done) => self.to_all(|| Command::Barrier(done.clone())),
@@ -293,6 +314,9 @@ impl Workers {
     /// Which workers are to hold a new peer: in point to point one each for its halves, otherwise
     /// one, of its listener.
     fn roles_for(&self, config: &PeerConfig) -> Roles {
+        if let Some(id) = config.endpoint.stream {
+            return stream_roles(id, self.handles.len());
+        }
         if self.forwarding == Forwarding::PointToPoint {
             return split_roles(config.rx_peer_id, self.handles.len());
         }
@@ -337,7 +361,8 @@ impl Workers {
         };
         for step in 0..count {
             let worker = (usize::from(send) + step) % count;
-            let writes_only = split && count > 1 && worker == usize::from(receive);
+            let writes_only =
+                split && count > 1 && send != receive && worker == usize::from(receive);
             let read = if writes_only { None } else { queues.next() };
             let queue = match read {
                 Some(queue) => queue.try_clone(),
@@ -382,6 +407,15 @@ fn split_roles(rx_peer_id: Option<u32>, workers: usize) -> Roles {
 fn steered(rx_peer_id: Option<u32>, workers: usize) -> u16 {
     let workers = workers.max(1) as u32;
     rx_peer_id.map_or(0, |id| ((id & wire::PEER_ID_NONE) % workers) as u16)
+}
+
+/// Both halves of a session stay where its TCP connection is.
+fn stream_roles(id: StreamId, workers: usize) -> Roles {
+    let owner = (id.0 % workers.max(1) as u32) as u16;
+    Roles {
+        send: owner,
+        receive: owner,
+    }
 }
 
 fn ended(_: WorkerEnded) -> StartError {

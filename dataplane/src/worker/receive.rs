@@ -7,7 +7,7 @@ use super::Shared;
 use super::engine::Engine;
 use super::transmit::{Slab, Stage, Transmit};
 use crate::cipher::Segment;
-use crate::command::{Endpoint, Event, PeerHandle};
+use crate::command::{Endpoint, Event, PeerHandle, StreamEnd};
 use crate::error::DropReason;
 use crate::forward::{Routes, Way};
 use crate::ip::IpView;
@@ -111,26 +111,57 @@ impl Receive {
         transmit: &mut Transmit,
     ) -> io::Result<()> {
         for range in wire::datagrams(message.len, message.gro_size) {
-            if self.bytes >= DELIVER_BYTES || self.waiting() + MAX_RUN > MAX_PACKETS {
-                self.deliver(engine, peers, failures, shared, transmit)?;
-            }
-            let (start, len) = (message.start + range.start, range.len());
-            let datagram = &engine.rx_bytes_mut()[start..start + len];
-            match sender(datagram, &message.from, true, peers, shared) {
-                Ok(Some(from)) => {
-                    let run = &self.run;
-                    if !run.datagrams.is_empty()
-                        && (run.from != from || run.datagrams.len() == MAX_RUN)
-                    {
-                        self.open_run(engine.rx_bytes_mut(), peers, shared);
-                    }
-                    self.run.from = from;
-                    self.run.datagrams.push(Segment { start, len });
-                    self.bytes += len;
+            self.make_room(engine, peers, failures, shared, transmit)?;
+            let datagram = Segment {
+                start: message.start + range.start,
+                len: range.len(),
+            };
+            self.datagram(datagram, &message.from, engine, peers, shared);
+        }
+        Ok(())
+    }
+
+    /// Takes one datagram of the receive slab, or one packet of a TCP stream; it may wait for the next
+    /// one or [`Receive::deliver`].
+    #[inline]
+    pub(super) fn datagram(
+        &mut self,
+        datagram: Segment,
+        from: &Endpoint,
+        engine: &mut Engine,
+        peers: &mut PeerTable,
+        shared: &mut Shared,
+    ) {
+        let Segment { start, len } = datagram;
+        let bytes = &engine.rx_bytes_mut()[start..start + len];
+        match sender(bytes, from, true, peers, shared) {
+            Ok(Some(from)) => {
+                let run = &self.run;
+                if !run.datagrams.is_empty() && (run.from != from || run.datagrams.len() == MAX_RUN)
+                {
+                    self.open_run(engine.rx_bytes_mut(), peers, shared);
                 }
-                Ok(None) => {}
-                Err(reason) => shared.counts.drop(reason, 1),
+                self.run.from = from;
+                self.run.datagrams.push(datagram);
+                self.bytes += len;
             }
+            Ok(None) => {}
+            Err(reason) => drop_from(from, reason, shared),
+        }
+    }
+
+    /// Delivers what is opened if that is enough.
+    #[inline]
+    pub(super) fn make_room(
+        &mut self,
+        engine: &mut Engine,
+        peers: &mut PeerTable,
+        failures: &mut Failures,
+        shared: &mut Shared,
+        transmit: &mut Transmit,
+    ) -> io::Result<()> {
+        if self.bytes >= DELIVER_BYTES || self.waiting() + MAX_RUN > MAX_PACKETS {
+            self.deliver(engine, peers, failures, shared, transmit)?;
         }
         Ok(())
     }
@@ -204,7 +235,7 @@ impl Receive {
             let payload = match opened {
                 Ok(payload) => datagram.start + payload.start..datagram.start + payload.end,
                 Err(reason) => {
-                    shared.counts.drop(*reason, 1);
+                    drop_from(&endpoint, *reason, shared);
                     continue;
                 }
             };
@@ -230,7 +261,7 @@ impl Receive {
         }
         // Now it is known that datagrams were the peer's own and new, so they may say where it is.
         let known = peer.config.endpoint;
-        if !heard || known == endpoint {
+        if !heard || known == endpoint || endpoint.stream.is_some() {
             return;
         }
         if taken {
@@ -343,6 +374,19 @@ fn write_pieces(engine: &mut Engine, header: &VnetHdr, slices: &[Segment]) -> us
     lost
 }
 
+/// Counts a packet that goes no further. In a stream some mean that what comes from there is not the
+/// peer's, and end it (protocol §2.8); a packet under a key that is gone or not yet there does not.
+fn drop_from(from: &Endpoint, reason: DropReason, shared: &mut Shared) {
+    shared.counts.drop(reason, 1);
+    let foreign = matches!(
+        reason,
+        DropReason::Malformed | DropReason::AuthFailed | DropReason::Replay
+    );
+    if let (true, Some(id)) = (foreign, from.stream) {
+        shared.streams.end(id, StreamEnd::BadPacket);
+    }
+}
+
 /// Whose packet a datagram claims to be; nothing when it was for somebody else. One that this worker
 /// itself received (`own`) may be another worker's.
 fn sender(
@@ -374,10 +418,13 @@ fn sender(
             return Ok(None);
         }
     };
-    let index = peers
-        .find(peer_id, &from.remote)
-        .ok_or(DropReason::UnknownPeer)?;
-    let listener = peers.listener().filter(|_| own);
+    let index = match from.stream {
+        // Whatever peer-id is in there: a connection is one peer's.
+        Some(id) => peers.by_stream(id),
+        None => peers.find(peer_id, &from.remote),
+    };
+    let index = index.ok_or(DropReason::UnknownPeer)?;
+    let listener = peers.listener().filter(|_| own && from.stream.is_none());
     let peer = peers.get(index).ok_or(DropReason::UnknownPeer)?;
     if listener.is_some_and(|listener| peer.config.listener != listener) {
         return Err(DropReason::WrongSource);
@@ -389,7 +436,10 @@ fn sender(
             false => Err(DropReason::HandoverFull),
         };
     }
-    if peer.config.endpoint.remote != from.remote && !peer.config.float {
+    let known = &peer.config.endpoint;
+    // Nobody floats from a connection to UDP.
+    let at_home = known.remote == from.remote || peer.config.float;
+    if known.stream != from.stream || (from.stream.is_none() && !at_home) {
         return Err(DropReason::WrongSource);
     }
     Ok(Some(Sender {

@@ -2,6 +2,7 @@
 //! costs about the same (`docs/engines.md`).
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -11,42 +12,79 @@ use nix::sys::eventfd::EventFd;
 
 use crate::device::Device;
 use crate::offload::coalesce::TunWrite;
-use crate::pool::{BATCH_BYTES, Failures, Inbox, MAX_MESSAGES, SLOT_LEN};
+use crate::pool::{BATCH_BYTES, Failures, Inbox, MAX_MESSAGES, SLOT_LEN, STREAM_AREA};
 use crate::tun::TunQueue;
 use crate::udp::UdpSocket;
 
 const UDP: u64 = 0;
 const TUN: u64 = 1;
 const WAKE: u64 = 2;
+const STREAMS: u64 = 3;
 
 /// See the module's documentation.
 pub(crate) struct Syscalls {
     epoll: Epoll,
-    udp: Arc<UdpSocket>,
+    udp: Option<Arc<UdpSocket>>,
     wake: Arc<EventFd>,
     device: Device,
     rx: Vec<u8>,
     /// Something may be left to receive, so there is no need to ask.
     udp_ready: bool,
+    /// There are TCP connections, which are asked for each time.
+    streams: bool,
+    /// The device is not to be read now.
+    held: bool,
 }
 
 impl Syscalls {
-    pub(crate) fn new(udp: Arc<UdpSocket>, wake: Arc<EventFd>) -> io::Result<Self> {
+    pub(crate) fn new(udp: Option<Arc<UdpSocket>>, wake: Arc<EventFd>) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(udp.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, UDP))?;
+        if let Some(udp) = &udp {
+            epoll.add(udp.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, UDP))?;
+        }
         epoll.add(wake.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
         Ok(Syscalls {
             epoll,
             udp,
             wake,
             device: Device::new(),
-            rx: vec![0; BATCH_BYTES + SLOT_LEN],
+            rx: vec![0; BATCH_BYTES + SLOT_LEN + STREAM_AREA],
             udp_ready: false,
+            streams: false,
+            held: false,
         })
     }
 
     pub(crate) fn rx_bytes_mut(&mut self) -> &mut [u8] {
         &mut self.rx
+    }
+
+    /// As [`crate::sys::ring::Uring::stream_area`].
+    pub(crate) fn stream_area(&self) -> Range<usize> {
+        self.rx.len() - STREAM_AREA..self.rx.len()
+    }
+
+    /// As [`crate::sys::ring::Uring::watch`].
+    pub(crate) fn watch(&mut self, streams: &Epoll) -> io::Result<()> {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, STREAMS);
+        self.epoll.add(streams.0.as_fd(), event)?;
+        self.streams = true;
+        Ok(())
+    }
+
+    /// As [`Device::hold`].
+    pub(crate) fn hold_tun(&mut self, held: bool) -> io::Result<()> {
+        if held == self.held {
+            return Ok(());
+        }
+        self.held = held;
+        self.device.hold(held);
+        if let Some(tun) = self.device.queue()
+            && tun.is_read()
+        {
+            self.epoll.modify(tun.as_fd(), &mut tun_event(held))?;
+        }
+        Ok(())
     }
 
     pub(crate) fn tun_bytes_mut(&mut self) -> &mut [u8] {
@@ -59,8 +97,7 @@ impl Syscalls {
 
     pub(crate) fn attach_tun(&mut self, tun: TunQueue) -> io::Result<()> {
         if tun.is_read() {
-            let event = EpollEvent::new(EpollFlags::EPOLLIN, TUN);
-            self.epoll.add(tun.as_fd(), event)?;
+            self.epoll.add(tun.as_fd(), tun_event(self.held))?;
         }
         self.device.attach(tun)
     }
@@ -78,7 +115,7 @@ impl Syscalls {
     /// As [`crate::sys::ring::Uring::wait`].
     pub(crate) fn wait(&mut self, block: bool, inbox: &mut Inbox) -> io::Result<bool> {
         let mut woken = false;
-        if !(self.udp_ready && self.device.is_ready()) {
+        if self.streams || !(self.udp_ready && self.device.is_ready()) {
             let waits = block && !self.udp_ready && !self.device.is_ready();
             woken = self.poll(waits, inbox)?;
         }
@@ -123,6 +160,7 @@ impl Syscalls {
                     inbox.socket_error |= event.events().contains(EpollFlags::EPOLLERR);
                 }
                 TUN => self.device.set_ready(),
+                STREAMS => inbox.streams = true,
                 _ => {
                     woken = true;
                     let _ = self.wake.read();
@@ -133,13 +171,16 @@ impl Syscalls {
     }
 
     fn receive(&mut self, inbox: &mut Inbox) {
+        let Some(udp) = &self.udp else {
+            return;
+        };
         let mut cursor = 0;
         for _ in 0..MAX_MESSAGES {
             if cursor >= BATCH_BYTES {
                 return;
             }
             inbox.rx_calls += 1;
-            match self.udp.receive(&mut self.rx[cursor..cursor + SLOT_LEN]) {
+            match udp.receive(&mut self.rx[cursor..cursor + SLOT_LEN]) {
                 Ok(Some(message)) => {
                     let len = message.len;
                     inbox.rx.push(crate::pool::RxMessage {
@@ -160,4 +201,14 @@ impl Syscalls {
             }
         }
     }
+}
+
+/// What to wait for at the device. Without any flag only its loss is reported.
+fn tun_event(held: bool) -> EpollEvent {
+    let flags = if held {
+        EpollFlags::empty()
+    } else {
+        EpollFlags::EPOLLIN
+    };
+    EpollEvent::new(flags, TUN)
 }

@@ -55,7 +55,7 @@ pub(crate) fn ip(arguments: &str) {
 /// Both engines where io_uring is allowed, one elsewhere.
 pub(crate) fn engines() -> Vec<IoChoice> {
     let config = WorkerConfig {
-        udp: loopback_socket(),
+        udp: Some(loopback_socket()),
         tun: None,
         io: IoChoice::Uring,
         cpu: None,
@@ -153,7 +153,7 @@ impl Node {
         let address = udp.local_addr().unwrap();
         let (queue, tun) = FakeTun::new(vnet);
         let worker = Worker::start(WorkerConfig {
-            udp,
+            udp: Some(udp),
             tun: Some(queue),
             io,
             cpu: None,

@@ -6,6 +6,9 @@
 //!             stride = sealed length of a full segment
 //! ```
 //!
+//! In front of each packet for a TCP connection stands its length. As nothing cuts those apart but the
+//! lengths, a group of them may hold packets of any size, and all of a flush leave by one write.
+//!
 //! A group holds datagrams of one peer and one outer TOS, all as long as the first but the last. It is
 //! closed (sealed and queued) when the next one does not fit in, and at the end of the batch.
 
@@ -16,6 +19,7 @@ use std::time::Duration;
 use super::Shared;
 use super::engine::Engine;
 use super::receive::write_one;
+use super::streams;
 use crate::cipher::Segment;
 use crate::command::{Endpoint, PeerHandle};
 use crate::error::DropReason;
@@ -28,6 +32,7 @@ use crate::offload::split;
 use crate::offload::vnet_hdr::VnetHdr;
 use crate::peer::PeerTable;
 use crate::pool::{Failures, MAX_DATAGRAM, MAX_SEGMENTS, MAX_SENDS, SEND_SLAB, SendOp, TunMessage};
+use crate::stream::{self, PREFIX};
 use crate::sys::cmsg::SendHead;
 use crate::udp;
 
@@ -105,6 +110,8 @@ pub(super) struct Transmit {
     /// First free byte of the slab.
     cursor: usize,
     ops: Vec<SendOp>,
+    /// Frames for TCP connections.
+    runs: Vec<streams::Run>,
     /// Segments of the open group, sealed when it closes.
     segments: Vec<Segment>,
     group: Group,
@@ -120,6 +127,8 @@ struct Group {
     max: usize,
     tos: Option<u8>,
     source: Option<usize>,
+    /// Bytes in front of each packet: its length, if it goes into a stream.
+    prefix: usize,
 }
 
 impl Transmit {
@@ -128,6 +137,7 @@ impl Transmit {
             slab: vec![0; SEND_SLAB],
             cursor: 0,
             ops: Vec::with_capacity(MAX_SENDS),
+            runs: Vec::with_capacity(MAX_SENDS),
             segments: Vec::with_capacity(MAX_SEGMENTS),
             group: Group::default(),
             gso,
@@ -150,28 +160,29 @@ impl Transmit {
         let Some(index) = stage.peers.index_of(handle) else {
             return;
         };
-        let sealed = stage
-            .peers
-            .get(index)
-            .and_then(|peer| peer.keys.sender())
-            .map(|key| (key.sealed_len(payload.len()), key.headroom()));
-        let Some((sealed, headroom)) = sealed else {
+        let Some(peer) = stage.peers.get(index) else {
+            return;
+        };
+        let prefix = prefix(&peer.config.endpoint);
+        let Some(key) = peer.keys.sender() else {
             stage.shared.counts.drop(DropReason::NoKey, 1);
             return;
         };
+        let (sealed, headroom) = (key.sealed_len(payload.len()), key.headroom());
         if sealed > MAX_DATAGRAM {
             stage.shared.counts.drop(DropReason::TooBig, 1);
             return;
         }
-        self.reserve(sealed, stage);
+        self.reserve(prefix + sealed, stage);
         self.group = Group {
             peer: index,
             stride: sealed,
             max: 1,
             tos: None,
             source: None,
+            prefix,
         };
-        let at = self.cursor + headroom;
+        let at = self.cursor + prefix + headroom;
         self.slab[at..at + payload.len()].copy_from_slice(payload);
         self.add(payload.len(), sealed);
         self.close(stage);
@@ -180,14 +191,26 @@ impl Transmit {
     /// Closes the group and sends everything.
     pub(super) fn flush(&mut self, stage: &mut Stage<'_>) {
         self.close(stage);
-        if self.ops.is_empty() {
-            return;
+        if !self.runs.is_empty() {
+            let Shared {
+                streams, counts, ..
+            } = stage.shared;
+            streams.send(&self.slab, &mut self.runs, counts);
         }
+        if !self.ops.is_empty() {
+            self.flush_datagrams(stage);
+        }
+        self.cursor = 0;
+    }
+
+    fn flush_datagrams(&mut self, stage: &mut Stage<'_>) {
+        let Some(udp) = &stage.shared.udp else {
+            let lost = self.ops.drain(..).map(|op| op.datagrams()).sum();
+            stage.shared.counts.drop(DropReason::NoRoute, lost);
+            return;
+        };
         stage.failures.sends.clear();
-        stage
-            .shared
-            .udp
-            .send_all(&self.slab[..self.cursor], &self.ops, stage.failures);
+        udp.send_all(&self.slab[..self.cursor], &self.ops, stage.failures);
         stage.shared.counts.udp_tx_calls += self.ops.len() as u64;
         let mut patience = true;
         stage.failures.sends.sort_unstable();
@@ -198,14 +221,16 @@ impl Transmit {
             }
         }
         self.ops.clear();
-        self.cursor = 0;
     }
 
     /// Empties the socket's error queue and learns path MTUs from it. An error may end up at any
     /// socket of a group, so the other workers hear of it too.
     pub(super) fn read_errors(&mut self, peers: &mut PeerTable, shared: &mut Shared) {
+        let Some(udp) = shared.udp.clone() else {
+            return;
+        };
         for _ in 0..MAX_ERRORS {
-            let Some((about, errno, detail)) = shared.udp.next_error() else {
+            let Some((about, errno, detail)) = udp.next_error() else {
                 return;
             };
             if errno != libc::EMSGSIZE {
@@ -302,7 +327,13 @@ impl Transmit {
         }
         let partial = header.flags & VnetHdr::NEEDS_CSUM != 0;
         mss::clamp(packet, peer.mss_v4, peer.mss_v6, partial);
-        let tos = match config.passtos {
+        let prefix = prefix(&config.endpoint);
+        let limit = match config.endpoint.stream {
+            Some(id) => stage.shared.streams.max_packet(id),
+            None => Some(peer.datagram_limit),
+        };
+        let limit = limit.ok_or(DropReason::NoRoute)?;
+        let tos = match config.passtos && prefix == 0 {
             true => IpView::parse(packet).map(|ip| ip.traffic_class()),
             false => None,
         };
@@ -314,8 +345,8 @@ impl Transmit {
         let plan = split::plan(&resegmented.unwrap_or(header), packet)?;
         let headroom = key.headroom();
         let stride = key.sealed_len(plan.len_of(0));
-        if stride > peer.datagram_limit {
-            let mtu = largest_inner(key, peer.datagram_limit);
+        if stride > limit {
+            let mtu = largest_inner(key, limit);
             self.answer_too_big(&message, mtu, stage);
             stage
                 .shared
@@ -332,13 +363,14 @@ impl Transmit {
             hint = peer.may_hint(stage.shared.now).then_some(mtu);
         }
         let per_send = match self.gso && stride <= peer.gso_limit {
+            _ if prefix > 0 => MAX_SEGMENTS,
             true => (MAX_DATAGRAM / stride).clamp(1, MAX_SEGMENTS),
             false => 1,
         };
         let mut max = per_send;
         let joins = self.accepts(index, tos, stride)
             && self.segments.len() + plan.count() <= self.group.max;
-        if !joins {
+        if prefix == 0 && !joins {
             self.close(stage);
             // Several sends of about the same size rather than full ones and a rest.
             max = plan.count().div_ceil(plan.count().div_ceil(per_send));
@@ -351,7 +383,7 @@ impl Transmit {
             if !self.accepts(index, tos, sealed) {
                 self.close(stage);
             }
-            self.reserve(sealed, stage);
+            self.reserve(prefix + sealed, stage);
             if self.segments.is_empty() {
                 self.group = Group {
                     peer: index,
@@ -359,10 +391,11 @@ impl Transmit {
                     max,
                     tos,
                     source: Some(source),
+                    prefix,
                 };
             }
             let packet = &stage.bytes()[message.start + offset..][..message.len - offset];
-            let at = self.cursor + headroom;
+            let at = self.cursor + prefix + headroom;
             plan.write(packet, i, &mut self.slab[at..at + len]);
             inner_bytes += len;
             self.add(len, sealed);
@@ -387,8 +420,13 @@ impl Transmit {
             return false;
         };
         let group = &self.group;
-        group.peer == peer
-            && group.tos == tos
+        if group.peer != peer {
+            return false;
+        }
+        if group.prefix > 0 {
+            return self.segments.len() < group.max;
+        }
+        group.tos == tos
             && sealed <= group.stride
             // The one before is a full one: only the last may be shorter.
             && self.cursor - last.start == group.stride
@@ -397,6 +435,10 @@ impl Transmit {
 
     /// Notes the datagram just written at the cursor.
     fn add(&mut self, len: usize, sealed: usize) {
+        if self.group.prefix > 0 {
+            stream::write_prefix(&mut self.slab[self.cursor..], sealed);
+            self.cursor += PREFIX;
+        }
         self.segments.push(Segment {
             start: self.cursor,
             len,
@@ -406,7 +448,9 @@ impl Transmit {
 
     /// Makes room for one more datagram behind the cursor, keeping an open group in one piece.
     fn reserve(&mut self, sealed: usize, stage: &mut Stage<'_>) {
-        if self.cursor + sealed > self.slab.len() || self.ops.len() + 1 >= MAX_SENDS {
+        if self.cursor + sealed > self.slab.len()
+            || self.ops.len() + self.runs.len() + 1 >= MAX_SENDS
+        {
             self.flush(stage);
         }
     }
@@ -416,9 +460,9 @@ impl Transmit {
         let Some(first) = self.segments.first() else {
             return;
         };
-        let start = first.start;
-        let count = self.segments.len();
         let group = self.group;
+        let start = first.start - group.prefix;
+        let count = self.segments.len();
         let sealed = stage
             .peers
             .get(group.peer)
@@ -430,7 +474,7 @@ impl Transmit {
                 .counts
                 .drop(DropReason::KeyExhausted, count - sealed);
             // Where the first unsealed one begins is where the last sealed one ends.
-            self.cursor = self.segments[sealed].start;
+            self.cursor = self.segments[sealed].start - group.prefix;
         }
         self.segments.clear();
         let Some(peer) = stage.peers.get(group.peer) else {
@@ -440,7 +484,11 @@ impl Transmit {
             return;
         }
         let len = self.cursor - start;
-        peer.count_sent(len, sealed);
+        peer.count_sent(len - sealed * group.prefix, sealed);
+        if let Some(id) = peer.config.endpoint.stream {
+            self.runs.push(streams::Run { id, start, len });
+            return;
+        }
         self.ops.push(SendOp {
             start,
             len,
@@ -463,8 +511,11 @@ impl Transmit {
                 Err(first) => errno = first,
             }
         }
-        if errno == libc::EAGAIN && std::mem::take(patience) {
-            stage.shared.udp.wait_writable(SEND_PATIENCE);
+        if errno == libc::EAGAIN
+            && std::mem::take(patience)
+            && let Some(udp) = &stage.shared.udp
+        {
+            udp.wait_writable(SEND_PATIENCE);
         }
         if udp::is_pending_error(Some(errno)) || errno == libc::EAGAIN {
             if errno != libc::EAGAIN {
@@ -566,13 +617,11 @@ impl Transmit {
         gso_size: u16,
         stage: &mut Stage<'_>,
     ) -> Result<(), i32> {
-        let shared = &mut *stage.shared;
+        let udp = stage.shared.udp.as_ref().ok_or(libc::ENOTCONN)?;
         let mut head = SendHead::new();
-        head.set(shared.udp.is_v6(), &op.to, gso_size, op.tos);
-        shared.counts.udp_tx_calls += 1;
-        shared
-            .udp
-            .send(&head, &self.slab[start..start + len])
+        head.set(udp.is_v6(), &op.to, gso_size, op.tos);
+        stage.shared.counts.udp_tx_calls += 1;
+        udp.send(&head, &self.slab[start..start + len])
             .map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))
     }
 
@@ -656,10 +705,16 @@ impl Transmit {
 
 /// Takes in a path MTU that the kernel reported.
 pub(super) fn learn_path_mtu(about: IpAddr, mtu: u32, peers: &mut PeerTable, shared: &mut Shared) {
-    let refuses = shared.udp.refuses_fragments();
+    let udp = shared.udp.as_ref();
+    let refuses = udp.is_some_and(|udp| udp.refuses_fragments());
     if let Some(mtu) = peers.set_path_mtu(about, mtu, refuses, shared.now) {
         shared.notice(format!("the path MTU to {about} is {mtu} now"));
     }
+}
+
+/// What stands in front of each packet to this endpoint, in bytes.
+fn prefix(to: &Endpoint) -> usize {
+    if to.stream.is_some() { PREFIX } else { 0 }
 }
 
 /// Separates the virtio header, if there is one, from the packet behind it.

@@ -9,6 +9,7 @@ use super::*;
 use crate::framing::Framing;
 use crate::key_slot::SendKey;
 use crate::worker::handover::{Bell, Handover};
+use crate::worker::streams::Streams;
 use crate::worker::{
     COMMAND_QUEUE, Counts, EVENT_QUEUE, Outbox, Place, RESERVED_EVENTS, Shared, Worker,
 };
@@ -155,7 +156,8 @@ fn a_key_without_packet_ids_sends_what_it_can() {
         let wake = eventfd();
         let shared = Shared {
             handover: Handover::alone(Bell::new(Arc::clone(&wake))),
-            udp: Arc::new(loopback_socket()),
+            udp: Some(Arc::new(loopback_socket())),
+            streams: Streams::new().unwrap(),
             outbox: Outbox {
                 events,
                 wake: eventfd(),
