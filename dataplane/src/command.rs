@@ -116,6 +116,11 @@ pub enum Command {
     RemoveKey(PeerHandle, u8),
     /// Seals and sends one payload (a ping, an OCC message) as a data packet.
     SendPayload(PeerHandle, Vec<u8>),
+    /// A data packet that arrived at a server's control socket: handled like one that the worker
+    /// received itself.
+    Datagram(Endpoint, Box<[u8]>),
+    /// The MTU of the path to an address, in bytes, as the kernel reported it to another socket.
+    PathMtu(IpAddr, u32),
     /// Reads from and writes to this TUN queue from now on, instead of any earlier one.
     AttachTun(TunQueue),
     /// Closes the TUN queue; inner packets are dropped until another is attached.

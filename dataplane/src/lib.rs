@@ -13,6 +13,7 @@
 
 pub mod cipher;
 pub mod command;
+pub mod control_socket;
 mod device;
 pub mod error;
 pub mod framing;
@@ -27,6 +28,7 @@ pub mod pool;
 pub mod probe;
 pub mod replay;
 pub mod stats;
+mod steering;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod tun;

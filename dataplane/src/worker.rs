@@ -44,7 +44,7 @@ use self::transmit::Transmit;
 use crate::command::{Command, Event};
 use crate::error::{DropReason, StartError};
 use crate::peer::PeerTable;
-use crate::pool::{Failures, Inbox};
+use crate::pool::{Failures, Inbox, RxMessage};
 use crate::stats::{WorkerStats, add};
 use crate::tun::{DeviceKind, TunQueue};
 use crate::udp::UdpSocket;
@@ -397,9 +397,10 @@ impl Worker {
             transmit::learn_path_mtu(address, mtu, &mut self.peers, &mut self.shared);
         }
         for message in &batch.rx {
+            let &RxMessage { start, len, .. } = message;
             self.receive.handed_over(
-                message,
-                &mut batch.bytes,
+                message.from,
+                &mut batch.bytes[start..start + len],
                 &self.engine,
                 &mut self.peers,
                 &mut self.shared,
@@ -487,6 +488,16 @@ impl Worker {
                     self.transmit.payload(handle, &payload, &mut stage);
                     self.transmit.flush(&mut stage);
                 }
+                Command::Datagram(from, mut datagram) => self.receive.datagram(
+                    from,
+                    &mut datagram,
+                    &self.engine,
+                    &mut self.peers,
+                    &mut self.shared,
+                ),
+                Command::PathMtu(address, mtu) => {
+                    transmit::learn_path_mtu(address, mtu, &mut self.peers, &mut self.shared);
+                }
                 other => self.change_peers(other),
             }
         }
@@ -538,6 +549,8 @@ impl Worker {
                 }
             }
             Command::SendPayload(..)
+            | Command::Datagram(..)
+            | Command::PathMtu(..)
             | Command::AttachTun(_)
             | Command::DetachTun
             | Command::Barrier(_)

@@ -27,9 +27,10 @@ use super::{EventQueue, IoChoice, Worker, WorkerConfig, WorkerEnded, WorkerHandl
 use crate::command::{Command, Event, PeerHandle, Roles};
 use crate::error::{DropReason, StartError};
 use crate::stats::WorkerStats;
+use crate::steering;
 use crate::tun::TunQueue;
 use crate::udp::UdpSocket;
-use crate::wire;
+use crate::wire::{self, Header};
 
 /// How long a worker may take to give a queue up.
 const DETACH_LIMIT: Duration = Duration::from_secs(1);
@@ -183,6 +184,19 @@ impl Workers {
                 let sender = self.roles_of(handle).send;
                 self.handles[usize::from(sender)].send(command)
             }
+            Command::Datagram(_, ref datagram) => {
+                // Anything else is for worker 0 to count.
+                let peer_id = match wire::parse(datagram) {
+                    Ok(Header::Data { peer_id, .. }) => peer_id,
+                    Ok(Header::Control) | Err(_) => None,
+                };
+                let worker = steering::worker_of(peer_id, self.handles.len());
+                self.handles[worker].send(command)
+            }
+            Command::PathMtu(address, mtu) => self
+                .handles
+                .iter()
+                .try_for_each(|worker| worker.send(Command::PathMtu(address, mtu))),
             Command::AttachTun(queue) => self.attach_tun(vec![queue]).map_err(|_| WorkerEnded),
             Command::DetachTun => self.detach_tun(),
             Command::Barrier(done) => self
@@ -307,8 +321,8 @@ impl GroupStats {
 /// Which workers hold the halves of a session: the filter of [`UdpSocket::open_group`] decides who
 /// receives, and the next one seals.
 fn roles(rx_peer_id: Option<u32>, workers: usize) -> Roles {
-    let workers = workers.max(1) as u32;
-    let receive = rx_peer_id.map_or(0, |id| (id & wire::PEER_ID_NONE) % workers);
+    let workers = workers.max(1);
+    let receive = steering::worker_of(rx_peer_id, workers);
     Roles {
         send: ((receive + 1) % workers) as u16,
         receive: receive as u16,

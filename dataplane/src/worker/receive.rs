@@ -144,21 +144,44 @@ impl Receive {
     /// control packet.
     pub(super) fn handed_over(
         &mut self,
-        message: &RxMessage,
-        bytes: &mut [u8],
+        from: Endpoint,
+        datagram: &mut [u8],
         engine: &Engine,
         peers: &mut PeerTable,
         shared: &mut Shared,
     ) {
-        let &RxMessage { start, len, .. } = message;
-        let datagram = &bytes[start..start + len];
-        match sender(datagram, &message.from, false, peers, shared) {
+        self.single(from, datagram, false, engine, peers, shared);
+    }
+
+    /// The same for one that a server's control socket received; its session may be another worker's.
+    pub(super) fn datagram(
+        &mut self,
+        from: Endpoint,
+        datagram: &mut [u8],
+        engine: &Engine,
+        peers: &mut PeerTable,
+        shared: &mut Shared,
+    ) {
+        self.single(from, datagram, true, engine, peers, shared);
+    }
+
+    fn single(
+        &mut self,
+        from: Endpoint,
+        datagram: &mut [u8],
+        own: bool,
+        engine: &Engine,
+        peers: &mut PeerTable,
+        shared: &mut Shared,
+    ) {
+        match sender(datagram, &from, own, peers, shared) {
             Ok(Some(from)) => {
+                let len = datagram.len();
                 self.run.from = from;
-                self.run.datagrams.push(Segment { start, len });
-                self.open_run(bytes, peers, shared);
+                self.run.datagrams.push(Segment { start: 0, len });
+                self.open_run(datagram, peers, shared);
                 for Segment { start, len } in self.packets.drain(..) {
-                    if !write_one(engine, &bytes[start..start + len]) {
+                    if !write_one(engine, &datagram[start..start + len]) {
                         shared.counts.drop(DropReason::IoError, 1);
                     }
                 }

@@ -160,6 +160,46 @@ fn a_packet_at_the_wrong_socket_reaches_the_right_worker() {
 }
 
 #[test]
+fn a_packet_from_the_control_socket_reaches_its_worker() {
+    for io in engines() {
+        for count in 1..=4 {
+            for peer_id in [0, 1, 6] {
+                let node = Node::new(io, loopback_socket(), false);
+                let mut group = Group::new(io, count);
+                let control = loopback_socket();
+                group.connect(&node, peer_id, key_pair(Cipher::Aes256Gcm));
+                let config = |tx_peer_id| PeerConfig {
+                    tx_peer_id,
+                    ..node.config(control.local_addr().unwrap())
+                };
+                let mut buf = [0; 2000];
+                // DATA_V2, then DATA_V1, which says nothing of the worker.
+                for (number, tx_peer_id) in [(0, Some(peer_id)), (1, None)] {
+                    node.send(Command::SetPeer(PEER, Box::new(config(tx_peer_id))));
+                    node.tun.inject(&numbered(1, number));
+                    let deadline = Instant::now() + PATIENCE;
+                    let len = loop {
+                        match control.receive(&mut buf) {
+                            Ok(message) => break message.unwrap().len,
+                            Err(_) => assert!(Instant::now() < deadline),
+                        }
+                    };
+                    let from = Endpoint::new(node.address);
+                    let datagram = Command::Datagram(from, Box::from(&buf[..len]));
+                    group.workers.send(datagram).unwrap();
+                    assert_eq!(group.tuns[0].next(PATIENCE), Some(numbered(1, number)));
+                }
+                let garbage = Command::Datagram(Endpoint::new(node.address), Box::new([]));
+                group.workers.send(garbage).unwrap();
+                group.until("counted", |group| {
+                    group.workers.stats().drops(DropReason::Malformed) == 1
+                });
+            }
+        }
+    }
+}
+
+#[test]
 fn the_sender_follows_the_peer_to_where_it_was_heard() {
     for io in engines() {
         let node = Node::new(io, loopback_socket(), false);
