@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crossbeam::channel::Sender;
 
+use crate::fragment::Fragment;
 use crate::framing::Framing;
 use crate::key_slot::DataKeys;
 use crate::stats::PeerStats;
@@ -77,6 +78,8 @@ pub struct PeerConfig {
     pub rx_peer_id: Option<u32>,
     /// Compression framing agreed with the peer.
     pub framing: Framing,
+    /// Cuts what is larger than a datagram may be, and puts it together (`fragment`).
+    pub fragment: Option<Fragment>,
     /// Largest MSS allowed in a SYN for IPv4 and IPv6; 0 leaves SYNs alone.
     pub mss_v4: u16,
     /// See `mss_v4`.

@@ -42,11 +42,15 @@ pub enum DropReason {
     BlockedIpv6,
     /// Another worker holds the session and has fallen behind: its queue is full.
     HandoverFull,
+    /// With `fragment`: a header or a part that cannot be right, or that is there already.
+    BadFragment,
+    /// With `fragment`: a part whose packet was given up, because other parts did not come in time.
+    LostFragment,
 }
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [DropReason; 18] = [
+    pub const ALL: [DropReason; 20] = [
         DropReason::Malformed,
         DropReason::UnknownPeer,
         DropReason::NoKey,
@@ -65,6 +69,8 @@ impl DropReason {
         DropReason::BadOffload,
         DropReason::BlockedIpv6,
         DropReason::HandoverFull,
+        DropReason::BadFragment,
+        DropReason::LostFragment,
     ];
 
     /// A short name for statistics: lower case, words joined by `-`.
@@ -88,6 +94,8 @@ impl DropReason {
             DropReason::BadOffload => "bad-offload",
             DropReason::BlockedIpv6 => "blocked-ipv6",
             DropReason::HandoverFull => "handover-full",
+            DropReason::BadFragment => "bad-fragment",
+            DropReason::LostFragment => "lost-fragment",
         }
     }
 }

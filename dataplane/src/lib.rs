@@ -16,6 +16,7 @@ pub mod command;
 pub mod control_socket;
 mod device;
 pub mod error;
+pub mod fragment;
 pub mod framing;
 pub mod icmp;
 pub mod ip;

@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::command::{Endpoint, PeerConfig, PeerHandle, Roles};
+use crate::fragment::{self, Cutter, Reassembler};
+use crate::framing::Framing;
 use crate::key_slot::{Halves, KeySlots};
 use crate::pool::MAX_DATAGRAM;
 use crate::stats::{KeyStats, add};
@@ -29,6 +31,10 @@ pub(crate) struct Peer {
     pub(crate) handle: PeerHandle,
     pub(crate) config: PeerConfig,
     pub(crate) keys: KeySlots,
+    /// With `fragment`, where the sending half is.
+    pub(crate) cutter: Option<Cutter>,
+    /// With `fragment`, where the receiving half is.
+    pub(crate) reassembler: Option<Box<Reassembler>>,
     /// Which halves of its session this worker holds.
     pub(crate) halves: Halves,
     /// Bytes and packets under each key_id since its key was installed.
@@ -77,6 +83,14 @@ struct Told {
     mss: Option<Note>,
 }
 
+/// An empty one for packets as large as the configuration allows.
+fn reassembler(config: &PeerConfig) -> Box<Reassembler> {
+    let largest = config.fragment.map_or(0, |fragment| fragment.largest);
+    Box::new(Reassembler::new(
+        usize::from(largest) + config.framing.added(),
+    ))
+}
+
 /// Bytes and packets.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Totals {
@@ -95,9 +109,14 @@ pub(crate) struct Sums {
 
 impl Peer {
     fn new(handle: PeerHandle, config: PeerConfig, worker: u16) -> Self {
+        let halves = halves(config.roles, worker);
+        let sends = config.fragment.filter(|_| halves.send);
+        let receives = config.fragment.filter(|_| halves.receive);
         Peer {
             handle,
-            halves: halves(config.roles, worker),
+            cutter: sends.map(Cutter::new),
+            reassembler: receives.map(|_| reassembler(&config)),
+            halves,
             mss_v4: config.mss_v4,
             mss_v6: config.mss_v6,
             config,
@@ -116,6 +135,48 @@ impl Peer {
             told: Told::default(),
             touched: false,
         }
+    }
+
+    /// Takes over a configuration with the same roles, and keeps what it does not change.
+    fn reconfigure(&mut self, config: PeerConfig) {
+        let kept = self.config.fragment == config.fragment
+            && self.config.framing.added() == config.framing.added();
+        self.config = config;
+        self.keys
+            .reconfigure(self.config.tx_peer_id, self.key_framing());
+        if kept {
+            return;
+        }
+        let fragment = self.config.fragment;
+        self.cutter = match (fragment, self.cutter.take()) {
+            (Some(fragment), Some(mut cutter)) => {
+                cutter.reconfigure(fragment);
+                Some(cutter)
+            }
+            (fragment, _) => fragment.filter(|_| self.halves.send).map(Cutter::new),
+        };
+        let receives = fragment.filter(|_| self.halves.receive);
+        self.reassembler = receives.map(|_| reassembler(&self.config));
+    }
+
+    /// The framing that keys apply: with `fragment` none, because it comes before the cutting.
+    pub(crate) fn key_framing(&self) -> Framing {
+        match self.config.fragment {
+            Some(_) => Framing::None,
+            None => self.config.framing,
+        }
+    }
+
+    /// The longest inner packet whose datagram, in one piece, has at most `datagram` bytes; 0 if
+    /// there is none, or no key to send with.
+    pub(crate) fn max_inner(&mut self, datagram: usize) -> usize {
+        let inside = match self.config.fragment {
+            Some(_) => fragment::HEADER_LEN + self.config.framing.added(),
+            None => 0,
+        };
+        self.keys
+            .sender()
+            .map_or(0, |key| key.max_inner(datagram).saturating_sub(inside))
     }
 
     /// Bytes of the outer IP and UDP headers.
@@ -177,17 +238,21 @@ impl Peer {
         self.hints <= HINTS_PER_SECOND
     }
 
-    /// Makes the MSS limits follow the configuration, the path and the sending key.
+    /// Makes the MSS limits, and the size of fragments, follow the configuration, the path and the
+    /// sending key.
     pub(crate) fn fit_mss(&mut self) {
         (self.mss_v4, self.mss_v6) = (self.config.mss_v4, self.config.mss_v6);
-        if self.path_mtu == 0 {
+        if let Some(cutter) = &mut self.cutter {
+            cutter.fit(None);
+        }
+        if self.path_mtu == 0 || self.keys.sender().is_none() {
             return;
         }
         let datagram = self.path_mtu as usize - self.outer_headers();
-        let Some(key) = self.keys.sender() else {
-            return;
-        };
-        let inner = key.max_inner(datagram);
+        let inner = self.max_inner(datagram);
+        if let Some(cutter) = &mut self.cutter {
+            cutter.fit(Some(inner + self.config.framing.added()));
+        }
         let fit = |mss: u16, headers: usize| {
             let room = u16::try_from(inner.saturating_sub(headers)).unwrap_or(u16::MAX);
             mss.min(room)
@@ -360,11 +425,9 @@ impl PeerTable {
                 if peer.config.endpoint.remote != config.endpoint.remote {
                     peer.forget_limits();
                 }
-                peer.keys.reconfigure(config.tx_peer_id, config.framing);
-                let roles = peer.config.roles;
-                peer.config = config;
                 // Halves do not move between workers while there are keys.
-                peer.config.roles = roles;
+                let roles = peer.config.roles;
+                peer.reconfigure(PeerConfig { roles, ..config });
                 peer.told = Told::default();
                 peer.fit_mss();
             }
@@ -547,7 +610,6 @@ impl PeerTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framing::Framing;
     use crate::key_slot::Cipher;
     use crate::worker::testing::key_pair;
     use std::sync::Arc;
@@ -559,6 +621,7 @@ mod tests {
             tx_peer_id: None,
             rx_peer_id,
             framing: Framing::None,
+            fragment: None,
             mss_v4: 0,
             mss_v6: 0,
             segment_to: 0,

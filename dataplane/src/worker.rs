@@ -516,13 +516,14 @@ impl Worker {
                 let Some(peer) = self.peers.by_handle(handle) else {
                     return;
                 };
+                let framing = peer.key_framing();
                 let config = &peer.config;
                 let installed = peer.keys.install(
                     key_id,
                     &keys,
                     peer.halves,
                     config.tx_peer_id,
-                    config.framing,
+                    framing,
                     (config.replay_window, config.replay_time),
                 );
                 match installed {

@@ -32,7 +32,7 @@ use super::socket;
 use crate::cipher::Segment;
 use crate::device::Device;
 use crate::offload::coalesce::TunWrite;
-use crate::pool::{Failures, Inbox, MAX_PACKETS, RX_SLOTS, RxMessage, SLOT_LEN};
+use crate::pool::{ASSEMBLY, Failures, Inbox, MAX_PACKETS, RX_SLOTS, RxMessage, SLOT_LEN};
 use crate::tun::TunQueue;
 use crate::udp::{self, UdpSocket};
 
@@ -98,7 +98,7 @@ impl Uring {
             .setup_clamp()
             .setup_cqsize(COMPLETIONS)
             .build(ENTRIES)?;
-        let rx = BufRing::new(RX_SLOTS, SLOT_LEN)?;
+        let rx = BufRing::new(RX_SLOTS, SLOT_LEN, ASSEMBLY)?;
         // SAFETY: the buffer ring's mapping is owned by the same struct as the io_uring and is
         // dropped after it.
         unsafe {

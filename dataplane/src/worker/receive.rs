@@ -8,13 +8,14 @@ use super::engine::Engine;
 use crate::cipher::Segment;
 use crate::command::{Endpoint, Event};
 use crate::error::DropReason;
+use crate::fragment::{HEADER_LEN, Taken};
 use crate::ip::IpView;
 use crate::mss;
 use crate::offload::coalesce::{Coalescer, TunCaps};
 use crate::offload::split;
 use crate::offload::vnet_hdr::VnetHdr;
 use crate::peer::{Peer, PeerTable};
-use crate::pool::{Failures, MAX_PACKETS, RxMessage};
+use crate::pool::{ASSEMBLY, Failures, MAX_PACKETS, RxMessage};
 use crate::wire::{self, Header, Magic};
 
 /// Bytes of the longest control packet handed on: twice what any peer sends (protocol §1).
@@ -41,6 +42,10 @@ pub(super) struct Receive {
     packets: Vec<Segment>,
     /// Bytes of datagrams taken since the last delivery.
     bytes: usize,
+    /// Bytes of the spare part of the receive slab: set aside for packets that waiting datagrams may
+    /// complete, and used.
+    reserved: usize,
+    assembled: usize,
     coalescer: Coalescer,
     caps: TunCaps,
     tso_refusals: u32,
@@ -60,6 +65,8 @@ struct Sender {
     peer: usize,
     key_id: u8,
     endpoint: Endpoint,
+    /// Bytes of the packet that a datagram may complete (`fragment`).
+    reserve: usize,
 }
 
 impl Receive {
@@ -68,6 +75,7 @@ impl Receive {
             peer: 0,
             key_id: 0,
             endpoint: Endpoint::new(([0, 0, 0, 0], 0).into()),
+            reserve: 0,
         };
         Receive {
             run: Run {
@@ -77,6 +85,8 @@ impl Receive {
             opened: Vec::with_capacity(MAX_RUN),
             packets: Vec::with_capacity(MAX_PACKETS),
             bytes: 0,
+            reserved: 0,
+            assembled: 0,
             coalescer: Coalescer::new(MAX_PACKETS),
             caps: TunCaps {
                 tso: false,
@@ -115,11 +125,15 @@ impl Receive {
             let datagram = &engine.rx_bytes_mut()[start..start + len];
             match sender(datagram, &message.from, true, peers, shared) {
                 Ok(Some(from)) => {
+                    if self.reserved + from.reserve > ASSEMBLY {
+                        self.deliver(engine, peers, failures, shared)?;
+                    }
+                    self.reserved += from.reserve;
                     let run = &self.run;
                     if !run.datagrams.is_empty()
                         && (run.from != from || run.datagrams.len() == MAX_RUN)
                     {
-                        self.open_run(engine.rx_bytes_mut(), peers, shared);
+                        self.open_received(engine, peers, shared);
                     }
                     self.run.from = from;
                     self.run.datagrams.push(Segment { start, len });
@@ -177,9 +191,19 @@ impl Receive {
         match sender(datagram, &from, own, peers, shared) {
             Ok(Some(from)) => {
                 let len = datagram.len();
+                let mut copy;
+                let datagram = match from.reserve {
+                    0 => datagram,
+                    room => {
+                        copy = datagram.to_vec();
+                        copy.resize(len + room, 0);
+                        &mut copy[..]
+                    }
+                };
                 self.run.from = from;
                 self.run.datagrams.push(Segment { start: 0, len });
-                self.open_run(datagram, peers, shared);
+                self.open_run(datagram, len, peers, shared);
+                self.assembled = 0;
                 for Segment { start, len } in self.packets.drain(..) {
                     if !write_one(engine, &datagram[start..start + len]) {
                         shared.counts.drop(DropReason::IoError, 1);
@@ -191,8 +215,22 @@ impl Receive {
         }
     }
 
-    /// Opens the run and notes the inner packets that are for the TUN device.
-    fn open_run(&mut self, bytes: &mut [u8], peers: &mut PeerTable, shared: &mut Shared) {
+    /// Opens the run, which is in the receive slab.
+    fn open_received(&mut self, engine: &mut Engine, peers: &mut PeerTable, shared: &mut Shared) {
+        let bytes = engine.rx_bytes_mut();
+        let spare = bytes.len() - ASSEMBLY;
+        self.open_run(bytes, spare, peers, shared);
+    }
+
+    /// Opens the run and notes the inner packets that are for the TUN device. From `spare` on there is
+    /// room for packets put together.
+    fn open_run(
+        &mut self,
+        bytes: &mut [u8],
+        spare: usize,
+        peers: &mut PeerTable,
+        shared: &mut Shared,
+    ) {
         if self.run.datagrams.is_empty() {
             return;
         }
@@ -200,6 +238,7 @@ impl Receive {
             peer: index,
             key_id,
             endpoint,
+            reserve: _,
         } = self.run.from;
         let Some(peer) = peers.get(index) else {
             self.run.datagrams.clear();
@@ -226,6 +265,23 @@ impl Receive {
             };
             heard = true;
             peer.count_received(datagram.len, key_id);
+            let payload = match peer.reassembler {
+                None => payload,
+                Some(_) => {
+                    let at = spare + self.assembled;
+                    match reassemble(peer, payload, bytes, at, shared) {
+                        Ok(Some(packet)) => {
+                            self.assembled += packet.end.saturating_sub(at);
+                            packet
+                        }
+                        Ok(None) => continue,
+                        Err(reason) => {
+                            shared.counts.drop(reason, 1);
+                            continue;
+                        }
+                    }
+                }
+            };
             let start = payload.start;
             match inner_packet(&mut bytes[payload], peer, shared) {
                 Ok(Some(len)) => self.packets.push(Segment { start, len }),
@@ -255,8 +311,10 @@ impl Receive {
         failures: &mut Failures,
         shared: &mut Shared,
     ) -> io::Result<()> {
-        self.open_run(engine.rx_bytes_mut(), peers, shared);
+        self.open_received(engine, peers, shared);
         self.bytes = 0;
+        self.reserved = 0;
+        self.assembled = 0;
         if self.packets.is_empty() {
             return Ok(());
         }
@@ -376,7 +434,38 @@ fn sender(
         peer: index,
         key_id,
         endpoint: *from,
+        reserve: peer.reassembler.as_ref().map_or(0, |it| it.largest()),
     }))
+}
+
+/// Takes what was opened of a peer with `fragment`: where the inner packet is, if this completes one,
+/// in its datagram or at `at`.
+fn reassemble(
+    peer: &mut Peer,
+    payload: Range<usize>,
+    bytes: &mut [u8],
+    at: usize,
+    shared: &mut Shared,
+) -> Result<Option<Range<usize>>, DropReason> {
+    let Some(reassembler) = &mut peer.reassembler else {
+        return Ok(Some(payload));
+    };
+    let framed = match reassembler.take(shared.now, &bytes[payload.clone()]) {
+        Ok(Taken::Whole) => Ok(Some(payload.start + HEADER_LEN..payload.end)),
+        Ok(Taken::Kept) => Ok(None),
+        Ok(Taken::Packet(packet)) => {
+            let framed = at..at + packet.len();
+            bytes[framed.clone()].copy_from_slice(packet);
+            Ok(Some(framed))
+        }
+        Err(reason) => Err(reason),
+    };
+    let lost = reassembler.take_given_up();
+    shared.counts.drop(DropReason::LostFragment, lost);
+    match framed? {
+        Some(framed) => peer.config.framing.strip(bytes, framed).map(Some),
+        None => Ok(None),
+    }
 }
 
 /// Writes one packet to the TUN device, if there is one. Returns whether the kernel took it.

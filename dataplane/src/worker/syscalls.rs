@@ -11,7 +11,7 @@ use nix::sys::eventfd::EventFd;
 
 use crate::device::Device;
 use crate::offload::coalesce::TunWrite;
-use crate::pool::{BATCH_BYTES, Failures, Inbox, MAX_MESSAGES, SLOT_LEN};
+use crate::pool::{ASSEMBLY, BATCH_BYTES, Failures, Inbox, MAX_MESSAGES, SLOT_LEN};
 use crate::tun::TunQueue;
 use crate::udp::UdpSocket;
 
@@ -40,7 +40,7 @@ impl Syscalls {
             udp,
             wake,
             device: Device::new(),
-            rx: vec![0; BATCH_BYTES + SLOT_LEN],
+            rx: vec![0; BATCH_BYTES + SLOT_LEN + ASSEMBLY],
             udp_ready: false,
         })
     }

@@ -9,6 +9,8 @@
 //! A group holds datagrams of one peer and one outer TOS, all as long as the first but the last. It is
 //! closed (sealed and queued) when the next one does not fit in, and at the end of the batch.
 
+mod fragmented;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -73,6 +75,8 @@ impl Stage<'_> {
 /// Stages 3, 6 and 7.
 pub(super) struct Transmit {
     slab: Vec<u8>,
+    /// Where a packet is framed before it is cut into fragments.
+    scratch: Vec<u8>,
     /// First free byte of the slab.
     cursor: usize,
     ops: Vec<SendOp>,
@@ -97,6 +101,7 @@ impl Transmit {
     pub(super) fn new(gso: bool) -> Self {
         Transmit {
             slab: vec![0; SEND_SLAB],
+            scratch: vec![0; fragmented::SCRATCH_LEN],
             cursor: 0,
             ops: Vec::with_capacity(MAX_SENDS),
             segments: Vec::with_capacity(MAX_SEGMENTS),
@@ -118,9 +123,14 @@ impl Transmit {
         let Some(index) = stage.peers.index_of(handle) else {
             return;
         };
-        let sealed = stage
-            .peers
-            .get(index)
+        let peer = stage.peers.get(index);
+        if peer.as_ref().is_some_and(|peer| peer.cutter.is_some()) {
+            if let Err(reason) = self.payload_fragmented(index, payload, stage) {
+                stage.shared.counts.drop(reason, 1);
+            }
+            return;
+        }
+        let sealed = peer
             .and_then(|peer| peer.keys.sender())
             .map(|key| (key.sealed_len(payload.len()), key.headroom()));
         let Some((sealed, headroom)) = sealed else {
@@ -224,9 +234,9 @@ impl Transmit {
         {
             return Err(DropReason::RecursiveRouting);
         }
-        let Some(key) = peer.keys.sender() else {
+        if peer.keys.sender().is_none() {
             return Err(DropReason::NoRoute);
-        };
+        }
         if config.block_ipv6 && packet.first().is_some_and(|first| first >> 4 == 6) {
             let mut answer = [0; ANSWER_LEN];
             let written = icmp::no_route(inner(&message, stage), &mut answer);
@@ -242,9 +252,20 @@ impl Transmit {
         let fit = usize::from(config.segment_to).min(peer.gso_limit);
         let resegmented = match config.segment_to {
             0 => None,
-            _ => split::resegment(&header, packet, key.max_inner(fit)),
+            _ => split::resegment(&header, packet, peer.max_inner(fit)),
         };
         let plan = split::plan(&resegmented.unwrap_or(header), packet)?;
+        if peer.cutter.is_some() {
+            let packet = message.start + offset..message.start + message.len;
+            self.place_fragmented(index, &message, packet, &plan, tos, stage)?;
+            if self.cursor >= FLUSH_BYTES {
+                self.flush(stage);
+            }
+            return Ok(());
+        }
+        let Some(key) = peer.keys.sender() else {
+            return Err(DropReason::NoRoute);
+        };
         let headroom = key.headroom();
         let stride = key.sealed_len(plan.len_of(0));
         if stride > peer.datagram_limit {
