@@ -44,8 +44,8 @@ pub struct Fragment {
 }
 
 impl Fragment {
-    /// Room for a ping or an OCC message with its framing.
-    pub const MIN_PAYLOAD: u16 = 64;
+    /// A smaller limit is not kept to: what remained of a datagram would be headers only.
+    pub const MIN_PAYLOAD: u16 = 32;
 }
 
 /// What a header says.
@@ -599,7 +599,7 @@ mod tests {
         cutter.fit(Some(5000));
         assert_eq!(cutter.limit(), 1300);
         cutter.fit(Some(0));
-        assert_eq!(cutter.limit(), 64);
+        assert_eq!(cutter.limit(), 32);
         cutter.fit(None);
         assert_eq!(cutter.limit(), 1300);
         assert_eq!(cutter.cut(Cut::longest(1300) + 1), None);

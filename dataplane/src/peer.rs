@@ -167,16 +167,17 @@ impl Peer {
         }
     }
 
-    /// The longest inner packet whose datagram, in one piece, has at most `datagram` bytes; 0 if
-    /// there is none, or no key to send with.
+    /// The longest inner packet that leaves in one piece, in a datagram of at most `datagram` bytes; 0
+    /// if there is none, or no key to send with.
     pub(crate) fn max_inner(&mut self, datagram: usize) -> usize {
-        let inside = match self.config.fragment {
-            Some(_) => fragment::HEADER_LEN + self.config.framing.added(),
-            None => 0,
-        };
-        self.keys
-            .sender()
-            .map_or(0, |key| key.max_inner(datagram).saturating_sub(inside))
+        let most = self.keys.sender().map_or(0, |key| key.max_inner(datagram));
+        match &self.cutter {
+            None => most,
+            Some(cutter) => most
+                .saturating_sub(fragment::HEADER_LEN)
+                .min(cutter.limit())
+                .saturating_sub(self.config.framing.added()),
+        }
     }
 
     /// Bytes of the outer IP and UDP headers.
