@@ -171,6 +171,7 @@ fn pair(cipher: Cipher, io: IoChoice) -> Option<[End; 2]> {
             tx_peer_id: Some(0),
             rx_peer_id: None,
             framing: Framing::None,
+            fragment: None,
             mss_v4: 1400,
             mss_v6: 1380,
             segment_to: 0,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crossbeam::channel::Sender;
 
+use crate::fragment::Fragment;
 use crate::framing::Framing;
 use crate::key_slot::DataKeys;
 use crate::stats::PeerStats;
@@ -93,6 +94,8 @@ pub struct PeerConfig {
     pub rx_peer_id: Option<u32>,
     /// Compression framing agreed with the peer.
     pub framing: Framing,
+    /// Cuts what is larger than a datagram may be, and puts it together (`fragment`).
+    pub fragment: Option<Fragment>,
     /// Largest MSS allowed in a SYN for IPv4 and IPv6; 0 leaves SYNs alone.
     pub mss_v4: u16,
     /// See `mss_v4`.
@@ -170,6 +173,11 @@ pub enum Command {
     RemoveRoute(PeerHandle, Prefix),
     /// Seals and sends one payload (a ping, an OCC message) as a data packet.
     SendPayload(PeerHandle, Vec<u8>),
+    /// A data packet that arrived at the control socket of this listener: handled like one that a worker
+    /// received itself.
+    Datagram(u16, Endpoint, Box<[u8]>),
+    /// The MTU of the path to an address, in bytes, as the kernel reported it to another socket.
+    PathMtu(IpAddr, u32),
     /// Reads from and writes to this TUN queue from now on, instead of any earlier one.
     AttachTun(TunQueue),
     /// Closes the TUN queue; inner packets are dropped until another is attached.

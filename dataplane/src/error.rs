@@ -51,11 +51,15 @@ pub enum DropReason {
     FloatConflict,
     /// As many packets as may wait already for a TCP connection whose socket is full.
     StreamFull,
+    /// With `fragment`: a header or a part that cannot be right, or that is there already.
+    BadFragment,
+    /// With `fragment`: a part whose packet was given up, because other parts did not come in time.
+    LostFragment,
 }
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [DropReason; 22] = [
+    pub const ALL: [DropReason; 24] = [
         DropReason::Malformed,
         DropReason::UnknownPeer,
         DropReason::NoKey,
@@ -78,6 +82,8 @@ impl DropReason {
         DropReason::LinkLocalSource,
         DropReason::FloatConflict,
         DropReason::StreamFull,
+        DropReason::BadFragment,
+        DropReason::LostFragment,
     ];
 
     /// A short name for statistics: lower case, words joined by `-`.
@@ -105,6 +111,8 @@ impl DropReason {
             DropReason::LinkLocalSource => "link-local-source",
             DropReason::FloatConflict => "float-conflict",
             DropReason::StreamFull => "stream-full",
+            DropReason::BadFragment => "bad-fragment",
+            DropReason::LostFragment => "lost-fragment",
         }
     }
 }

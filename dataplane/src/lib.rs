@@ -13,9 +13,11 @@
 
 pub mod cipher;
 pub mod command;
+pub mod control_socket;
 mod device;
 pub mod error;
 mod forward;
+pub mod fragment;
 pub mod framing;
 pub mod icmp;
 pub mod ip;
@@ -28,6 +30,7 @@ pub mod pool;
 pub mod probe;
 pub mod replay;
 pub mod stats;
+mod steering;
 pub mod stream;
 #[allow(unsafe_code)]
 pub mod sys;

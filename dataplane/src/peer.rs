@@ -7,6 +7,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::command::{Endpoint, Forwarding, PeerConfig, PeerHandle, Prefix, Roles, StreamId};
 use crate::forward::{Destination, Routes};
+use crate::fragment::{self, Cutter, Reassembler};
+use crate::framing::Framing;
 use crate::ip::IpView;
 use crate::key_slot::{Halves, KeySlots};
 use crate::pool::MAX_DATAGRAM;
@@ -35,6 +37,10 @@ pub(crate) struct Peer {
     pub(crate) handle: PeerHandle,
     pub(crate) config: PeerConfig,
     pub(crate) keys: KeySlots,
+    /// With `fragment`, where the sending half is.
+    pub(crate) cutter: Option<Cutter>,
+    /// With `fragment`, where the receiving half is.
+    pub(crate) reassembler: Option<Box<Reassembler>>,
     /// Which halves of its session this worker holds.
     pub(crate) halves: Halves,
     /// Bytes and packets under each key_id since its key was installed.
@@ -89,6 +95,14 @@ struct Told {
     mss: Option<Note>,
 }
 
+/// An empty one for packets as large as the configuration allows.
+fn reassembler(config: &PeerConfig) -> Box<Reassembler> {
+    let largest = config.fragment.map_or(0, |fragment| fragment.largest);
+    Box::new(Reassembler::new(
+        usize::from(largest) + config.framing.added(),
+    ))
+}
+
 /// Bytes and packets.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Totals {
@@ -107,9 +121,14 @@ pub(crate) struct Sums {
 
 impl Peer {
     fn new(handle: PeerHandle, config: PeerConfig, worker: u16) -> Self {
+        let halves = halves(config.roles, worker);
+        let sends = config.fragment.filter(|_| halves.send);
+        let receives = config.fragment.filter(|_| halves.receive);
         Peer {
             handle,
-            halves: halves(config.roles, worker),
+            cutter: sends.map(Cutter::new),
+            reassembler: receives.map(|_| reassembler(&config)),
+            halves,
             mss_v4: config.mss_v4,
             mss_v6: config.mss_v6,
             config,
@@ -130,6 +149,49 @@ impl Peer {
             conflict: None,
             touched: false,
             timed: false,
+        }
+    }
+
+    /// Takes over a configuration with the same roles, and keeps what it does not change.
+    fn reconfigure(&mut self, config: PeerConfig) {
+        let kept = self.config.fragment == config.fragment
+            && self.config.framing.added() == config.framing.added();
+        self.config = config;
+        self.keys
+            .reconfigure(self.config.tx_peer_id, self.key_framing());
+        if kept {
+            return;
+        }
+        let fragment = self.config.fragment;
+        self.cutter = match (fragment, self.cutter.take()) {
+            (Some(fragment), Some(mut cutter)) => {
+                cutter.reconfigure(fragment);
+                Some(cutter)
+            }
+            (fragment, _) => fragment.filter(|_| self.halves.send).map(Cutter::new),
+        };
+        let receives = fragment.filter(|_| self.halves.receive);
+        self.reassembler = receives.map(|_| reassembler(&self.config));
+    }
+
+    /// The framing that keys apply: with `fragment` none, because it comes before the cutting.
+    pub(crate) fn key_framing(&self) -> Framing {
+        match self.config.fragment {
+            Some(_) => Framing::None,
+            None => self.config.framing,
+        }
+    }
+
+    /// The longest inner packet that leaves in one piece, in a datagram of at most `datagram` bytes; 0
+    /// if there is none, or no key to send with.
+    pub(crate) fn max_inner(&mut self, datagram: usize) -> usize {
+        let most = self.keys.sender().map_or(0, |key| key.max_inner(datagram));
+        match &self.cutter {
+            None => most,
+            Some(cutter) => most
+                .saturating_sub(fragment::HEADER_LEN)
+                .min(cutter.limit())
+                .saturating_sub(self.config.framing.added()),
         }
     }
 
@@ -197,17 +259,21 @@ impl Peer {
         self.conflict.replace(now) != Some(now)
     }
 
-    /// Makes the MSS limits follow the configuration, the path and the sending key.
+    /// Makes the MSS limits, and the size of fragments, follow the configuration, the path and the
+    /// sending key.
     pub(crate) fn fit_mss(&mut self) {
         (self.mss_v4, self.mss_v6) = (self.config.mss_v4, self.config.mss_v6);
-        if self.path_mtu == 0 {
+        if let Some(cutter) = &mut self.cutter {
+            cutter.fit(None);
+        }
+        if self.path_mtu == 0 || self.keys.sender().is_none() {
             return;
         }
         let datagram = self.path_mtu as usize - self.outer_headers();
-        let Some(key) = self.keys.sender() else {
-            return;
-        };
-        let inner = key.max_inner(datagram);
+        let inner = self.max_inner(datagram);
+        if let Some(cutter) = &mut self.cutter {
+            cutter.fit(Some(inner + self.config.framing.added()));
+        }
         let fit = |mss: u16, headers: usize| {
             let room = u16::try_from(inner.saturating_sub(headers)).unwrap_or(u16::MAX);
             mss.min(room)
@@ -440,11 +506,9 @@ impl PeerTable {
                 {
                     peer.forget_limits();
                 }
-                peer.keys.reconfigure(config.tx_peer_id, config.framing);
-                let roles = peer.config.roles;
-                peer.config = config;
                 // Halves do not move between workers while there are keys.
-                peer.config.roles = roles;
+                let roles = peer.config.roles;
+                peer.reconfigure(PeerConfig { roles, ..config });
                 peer.told = Told::default();
                 peer.fit_mss();
             }
@@ -734,7 +798,6 @@ impl PeerTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framing::Framing;
     use crate::key_slot::Cipher;
     use crate::worker::testing::key_pair;
     use std::sync::Arc;
@@ -746,6 +809,7 @@ mod tests {
             tx_peer_id: None,
             rx_peer_id,
             framing: Framing::None,
+            fragment: None,
             mss_v4: 0,
             mss_v6: 0,
             segment_to: 0,

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //!  receive slab   RX_SLOTS  x SLOT_LEN   one GRO message (<= 65,535 bytes) with its address and control data
+//!                 + ASSEMBLY           packets put together from fragments; touched only by peers with it
 //!  TUN slab       BATCH_BYTES + SLOT_LEN  super-packets (<= 65,535 bytes) with their virtio headers
 //!  stream area    STREAM_AREA            behind the receive slab: what was read from TCP connections
 //!  send slab      SEND_SLAB              sealed datagrams of the sends not yet flushed
@@ -15,6 +16,9 @@ use crate::stream::{MAX_PACKET, PREFIX};
 
 /// Bytes of a slot: a 64 KiB message and room for headers, a multiple of a cache line.
 pub(crate) const SLOT_LEN: usize = 66_048;
+
+/// Bytes behind the receive slots, for packets put together from fragments until they are delivered.
+pub(crate) const ASSEMBLY: usize = 4 * SLOT_LEN;
 
 /// Receive slots. More than a batch takes, so that the kernel can fill some while others are read.
 pub(crate) const RX_SLOTS: u16 = 32;

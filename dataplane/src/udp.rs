@@ -15,11 +15,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::command::Endpoint;
+use crate::control_socket::{self, ControlSocket};
 use crate::error::StartError;
 use crate::pool::{Failures, RxMessage, SendOp};
+use crate::steering;
 use crate::sys::cmsg::{self, CONTROL_LEN, NAME_LEN, RecvInfo, SendHead};
 use crate::sys::socket;
-use crate::wire;
 
 /// Receive buffer asked for when the configuration names none: some milliseconds of a fast link.
 const DEFAULT_RCVBUF: usize = 4 << 20;
@@ -99,6 +100,15 @@ impl UdpConfig {
     }
 }
 
+/// The sockets of a server on one port; see [`UdpSocket::open_listener`].
+#[derive(Debug)]
+pub struct Listener {
+    /// One for each worker, in their order.
+    pub sockets: Vec<UdpSocket>,
+    /// What is no data packet arrives here.
+    pub control: ControlSocket,
+}
+
 /// An open UDP socket.
 #[derive(Debug)]
 pub struct UdpSocket {
@@ -159,24 +169,56 @@ impl UdpSocket {
     /// # Errors
     /// As [`UdpSocket::open`]; also when the kernel takes no filter for the group.
     pub fn open_group(config: &UdpConfig, count: usize) -> Result<Vec<Self>, StartError> {
-        let first = Self::open(config)?;
         if count <= 1 {
-            return Ok(vec![first]);
+            return Ok(vec![Self::open(config)?]);
         }
+        Self::bind_group(config, &vec![config; count], 0)
+    }
+
+    /// Opens the sockets of a server on one port: one for each of `workers` (at least one), and one
+    /// for control packets. The kernel gives DATA_V2 packets to the worker `peer_id % workers`,
+    /// DATA_V1 packets to worker 0, and everything else to the control socket, so that no flood of
+    /// those fills a worker's buffer. Nobody else may hold the port.
+    ///
+    /// # Errors
+    /// As [`UdpSocket::open`]; also when the kernel takes no filter for the group.
+    pub fn open_listener(config: &UdpConfig, workers: usize) -> Result<Listener, StartError> {
+        let workers = workers.max(1);
+        let control = control_socket::config(config);
+        let mut members = vec![config; workers];
+        members.push(&control);
+        let mut sockets = Self::bind_group(config, &members, workers)?;
+        let control = ControlSocket::new(sockets.split_off(workers).remove(0));
+        Ok(Listener { sockets, control })
+    }
+
+    /// Binds one socket for each member to the port of `config`, with the filter that gives what is
+    /// no data packet to the socket `others`. The members before that, or all, are workers.
+    fn bind_group(
+        config: &UdpConfig,
+        members: &[&UdpConfig],
+        others: usize,
+    ) -> Result<Vec<Self>, StartError> {
         let fail = |error| StartError::io("cannot share the UDP port between workers", error);
-        // Only now: bound without it, the port was ours alone.
-        first.socket.set_reuse_port(true).map_err(fail)?;
-        let config = UdpConfig {
-            port: first.local_addr().map_err(fail)?.port(),
-            reuse: true,
-            ..config.clone()
-        };
-        let mut sockets = vec![first];
-        for _ in 1..count {
-            sockets.push(Self::open(&config)?);
+        let number = |count| u32::try_from(count).unwrap_or(u32::MAX);
+        let mut sockets: Vec<Self> = Vec::with_capacity(members.len());
+        let mut port = config.port;
+        for &member in members {
+            let socket = Self::open(&UdpConfig {
+                port,
+                reuse: !sockets.is_empty(),
+                ..member.clone()
+            })?;
+            if sockets.is_empty() {
+                // Only now: bound without it, the port was ours alone.
+                socket.socket.set_reuse_port(true).map_err(fail)?;
+                port = socket.local_addr().map_err(fail)?.port();
+            }
+            sockets.push(socket);
         }
-        let workers = u32::try_from(count).unwrap_or(u32::MAX);
-        socket::set_reuseport_filter(sockets[0].as_fd(), &mut steering(workers)).map_err(fail)?;
+        let workers = if others == 0 { members.len() } else { others };
+        let mut program = steering::program(number(workers), number(others));
+        socket::set_reuseport_filter(sockets[0].as_fd(), &mut program).map_err(fail)?;
         Ok(sockets)
     }
 
@@ -232,6 +274,15 @@ impl UdpSocket {
         let addr = self.socket.local_addr()?.as_socket();
         let addr = addr.ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))?;
         Ok(SocketAddr::new(addr.ip().to_canonical(), addr.port()))
+    }
+
+    /// Datagrams that the kernel has dropped at this socket because its buffer was full (or their
+    /// checksum wrong), modulo 2^32.
+    ///
+    /// # Errors
+    /// The kernel does not say (before Linux 4.12).
+    pub fn kernel_drops(&self) -> io::Result<u32> {
+        socket::dropped(self.as_fd())
     }
 
     /// Asks for other buffer sizes in bytes; `None` leaves one as it is.
@@ -394,32 +445,6 @@ pub(crate) fn is_pending_error(errno: Option<i32>) -> bool {
     )
 }
 
-/// The filter of [`UdpSocket::open_group`], over the UDP payload (protocol §2, §7.1).
-fn steering(workers: u32) -> [libc::sock_filter; 8] {
-    use libc::{
-        BPF_A, BPF_ABS, BPF_ALU, BPF_AND, BPF_B, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_MOD, BPF_RET,
-        BPF_RSH, BPF_W,
-    };
-    let step = |code: u32, jf: u8, k: u32| libc::sock_filter {
-        code: code as u16,
-        jt: 0,
-        jf,
-        k,
-    };
-    [
-        // The opcode is in the upper five bits of the first byte. An empty datagram ends here, with 0.
-        step(BPF_LD | BPF_B | BPF_ABS, 0, 0),
-        step(BPF_ALU | BPF_RSH | BPF_K, 0, 3),
-        step(BPF_JMP | BPF_JEQ | BPF_K, 4, u32::from(wire::DATA_V2)),
-        // The peer-id is in the three bytes behind it.
-        step(BPF_LD | BPF_W | BPF_ABS, 0, 0),
-        step(BPF_ALU | BPF_AND | BPF_K, 0, wire::PEER_ID_NONE),
-        step(BPF_ALU | BPF_MOD | BPF_K, 0, workers),
-        step(BPF_RET | BPF_A, 0, 0),
-        step(BPF_RET | BPF_K, 0, 0),
-    ]
-}
-
 fn configure(socket: &Socket, config: &UdpConfig) -> Result<(), StartError> {
     let v6 = config.family == Family::V6;
     let fd = socket.as_fd();
@@ -496,6 +521,7 @@ fn check(what: &str, result: io::Result<()>) -> Result<(), StartError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire;
 
     fn loopback(family: Family) -> UdpConfig {
         UdpConfig {

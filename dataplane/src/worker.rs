@@ -48,10 +48,10 @@ use self::handover::{Batch, Bell, Handover};
 use self::receive::Receive;
 use self::streams::Streams;
 use self::transmit::{Slab, Stage, Transmit};
-use crate::command::{Command, Event, StreamConfig, StreamId};
+use crate::command::{Command, Endpoint, Event, StreamConfig, StreamId};
 use crate::error::{DropReason, StartError};
 use crate::peer::PeerTable;
-use crate::pool::{Failures, Inbox};
+use crate::pool::{Failures, Inbox, RxMessage};
 use crate::stats::{WorkerStats, add};
 use crate::tun::{DeviceKind, TunQueue};
 use crate::udp::UdpSocket;
@@ -429,6 +429,20 @@ impl Worker {
         }
     }
 
+    /// Handles a datagram that arrived elsewhere.
+    fn pass_on(&mut self, from: Endpoint, datagram: &[u8], own: bool) {
+        let mut stage = Stage {
+            engine: &mut self.engine,
+            peers: &mut self.peers,
+            failures: &mut self.failures,
+            shared: &mut self.shared,
+            sources: &[],
+            slab: Slab::Device,
+        };
+        self.receive
+            .passed_on(from, datagram, own, &mut stage, &mut self.transmit);
+    }
+
     fn handed_over(&mut self, batch: &mut Batch) {
         for &(handle, note) in &batch.notes {
             self.peers.take_note(handle, note);
@@ -437,25 +451,10 @@ impl Worker {
             transmit::learn_path_mtu(address, mtu, &mut self.peers, &mut self.shared);
         }
         for message in &batch.rx {
-            self.receive.handed_over(
-                message,
-                &mut batch.bytes,
-                &self.engine,
-                &mut self.peers,
-                &mut self.shared,
-            );
-            let crossing = self.receive.take_crossing();
-            if !crossing.is_empty() {
-                self.transmit.packets(&mut Stage {
-                    engine: &mut self.engine,
-                    peers: &mut self.peers,
-                    failures: &mut self.failures,
-                    shared: &mut self.shared,
-                    sources: crossing,
-                    slab: Slab::Opened(&mut batch.bytes),
-                });
-                crossing.clear();
-            }
+            let &RxMessage {
+                start, len, from, ..
+            } = message;
+            self.pass_on(from, &batch.bytes[start..start + len], false);
         }
         self.transmit.packets(&mut Stage {
             engine: &mut self.engine,
@@ -548,6 +547,10 @@ impl Worker {
                     self.transmit.payload(handle, &payload, &mut stage);
                     self.transmit.flush(&mut stage);
                 }
+                Command::Datagram(_, from, datagram) => self.pass_on(from, &datagram, true),
+                Command::PathMtu(address, mtu) => {
+                    transmit::learn_path_mtu(address, mtu, &mut self.peers, &mut self.shared);
+                }
                 other => self.change_peers(other),
             }
         }
@@ -569,13 +572,14 @@ impl Worker {
                 let Some(peer) = self.peers.by_handle(handle) else {
                     return;
                 };
+                let framing = peer.key_framing();
                 let config = &peer.config;
                 let installed = peer.keys.install(
                     key_id,
                     &keys,
                     peer.halves,
                     config.tx_peer_id,
-                    config.framing,
+                    framing,
                     (config.replay_window, config.replay_time),
                 );
                 match installed {
@@ -605,6 +609,8 @@ impl Worker {
             | Command::AddStream(..)
             | Command::SendControl(..)
             | Command::CloseStream(_)
+            | Command::Datagram(..)
+            | Command::PathMtu(..)
             | Command::AttachTun(_)
             | Command::DetachTun
             | Command::Barrier(_)

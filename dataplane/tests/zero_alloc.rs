@@ -169,6 +169,7 @@ impl End {
             tx_peer_id: Some(0),
             rx_peer_id: None,
             framing: Framing::None,
+            fragment: None,
             mss_v4: 1400,
             mss_v6: 1380,
             segment_to: 0,

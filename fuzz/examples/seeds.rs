@@ -8,6 +8,7 @@ use ringway::proto::TlsRole;
 use ringway::proto::key_exchange::KeyMessage;
 use ringway::proto::packet::{AckList, CLEAR_LEN, ControlPacket, EarlyFlags, Opcode, SessionId};
 use ringway_dataplane::cipher::Segment;
+use ringway_dataplane::fragment::Cut;
 use ringway_dataplane::offload::vnet_hdr::VnetHdr;
 use ringway_fuzz::{DATA_KINDS, WRAPS, data_keys, ip_packet, join, wraps};
 
@@ -17,6 +18,7 @@ fn main() -> std::io::Result<()> {
     texts()?;
     data_packets()?;
     super_packets()?;
+    fragments()?;
     sessions()
 }
 
@@ -283,4 +285,25 @@ fn sessions() -> std::io::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// Packets in parts, in order and the other way round; the layout is in the target.
+fn fragments() -> std::io::Result<()> {
+    let packet = ip_packet(false, false, 1, &[7; 1000]);
+    let cut = Cut::new(packet.len(), 400).expect("few parts");
+    let mut inputs = [vec![99u8], vec![15u8]];
+    for (input, reverse) in inputs.iter_mut().zip([false, true]) {
+        for i in 0..cut.count() {
+            let i = if reverse { cut.count() - 1 - i } else { i };
+            let mut payload = cut.header(3, i).to_bytes().to_vec();
+            payload.extend_from_slice(&packet[cut.part(i)]);
+            payload.resize(payload.len().next_multiple_of(4), 0);
+            input.extend([1, (payload.len() / 4) as u8]);
+            input.extend(payload);
+        }
+    }
+    let [forward, backward] = inputs;
+    save("fragment", "forward", &forward)?;
+    save("fragment", "backward", &backward)?;
+    save("fragment", "whole", &[200, 0, 3, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8])
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::diagnostic::Diagnostic;
-use super::options::{Family, Options};
+use super::options::{Family, Fragment, Options};
 use super::position::{FileOrInline, Position, Source};
 
 /// What has been read so far.
@@ -57,6 +57,7 @@ pub(super) struct ConnectionDraft {
     pub(super) occ_mtu: Option<u16>,
     pub(super) tun_mtu_max: Option<u16>,
     pub(super) mssfix: Option<MssFixDraft>,
+    pub(super) fragment: Option<Fragment>,
     pub(super) tls_auth: Option<Source>,
     pub(super) tls_crypt: Option<Source>,
     pub(super) tls_crypt_v2: Option<Source>,

@@ -180,7 +180,7 @@ fn connection(draft: &Draft, given: ConnectionDraft) -> Result<Connection, Confi
     }
     let tun_mtu = given.tun_mtu.unwrap_or(defaults.tun_mtu);
     let mssfix = match given.mssfix.unwrap_or(MssFixDraft::Default) {
-        MssFixDraft::Default => MssFix::default_for(tun_mtu),
+        MssFixDraft::Default => MssFix::default_for(tun_mtu, given.fragment),
         MssFixDraft::Off => MssFix::Off,
         MssFixDraft::Payload(n) => MssFix::Payload(n),
         MssFixDraft::Mtu(n) => MssFix::Mtu(n),
@@ -205,6 +205,7 @@ fn connection(draft: &Draft, given: ConnectionDraft) -> Result<Connection, Confi
             .tun_mtu_max
             .unwrap_or(defaults.tun_mtu_max.max(tun_mtu)),
         mssfix,
+        fragment: given.fragment,
         wrap,
         position: given.position,
         remote: given.remote,

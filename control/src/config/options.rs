@@ -480,6 +480,8 @@ pub struct Connection {
     pub tun_mtu_max: u16,
     /// Limit on the MSS of TCP connections inside.
     pub mssfix: MssFix,
+    /// Packets whose datagrams would be larger are cut.
+    pub fragment: Option<Fragment>,
     /// How control packets are wrapped.
     pub wrap: Wrap,
     /// Where this place is named, for messages.
@@ -503,6 +505,7 @@ impl Default for Connection {
             occ_mtu: None,
             tun_mtu_max: 1600,
             mssfix: MssFix::Mtu(1492),
+            fragment: None,
             wrap: Wrap::None,
             position: None,
         }
@@ -564,12 +567,23 @@ pub enum MssFix {
 
 impl MssFix {
     /// What holds without a value of one's own (protocol §10).
-    pub fn default_for(tun_mtu: u16) -> Self {
-        match tun_mtu {
-            1500 => MssFix::Mtu(1492),
-            other => MssFix::Fixed(other),
+    pub fn default_for(tun_mtu: u16, fragment: Option<Fragment>) -> Self {
+        match (fragment, tun_mtu) {
+            (Some(Fragment { size, mtu: true }), _) => MssFix::Mtu(size),
+            (Some(Fragment { size, mtu: false }), _) => MssFix::Payload(size),
+            (None, 1500) => MssFix::Mtu(1492),
+            (None, other) => MssFix::Fixed(other),
         }
     }
+}
+
+/// `fragment n [mtu]` (protocol §10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// Bytes of the largest datagram.
+    pub size: u16,
+    /// They include the outer IP and UDP headers.
+    pub mtu: bool,
 }
 
 /// `connect-retry`.

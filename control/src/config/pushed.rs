@@ -230,10 +230,10 @@ impl PulledOptions {
             &self.explicit_exit_notify,
         );
         if let Some(mtu) = self.tun_mtu {
-            let before = MssFix::default_for(connection.tun_mtu);
+            let before = MssFix::default_for(connection.tun_mtu, connection.fragment);
             connection.tun_mtu = mtu.min(connection.tun_mtu_max);
             if connection.mssfix == before {
-                connection.mssfix = MssFix::default_for(connection.tun_mtu);
+                connection.mssfix = MssFix::default_for(connection.tun_mtu, connection.fragment);
             }
         }
     }

@@ -7,7 +7,8 @@ use ringway_dataplane::key_slot::{Cipher, Digest};
 use super::directives::{CONNECTION, Class, DIRECTIVES, INLINE, PULL_ONLY};
 use super::draft::{Draft, Given};
 use super::options::{
-    Connection, Credentials, Family, IoEngine, MssFix, RouteAddr, Topology, VerifyX509Kind, Wrap,
+    Connection, Credentials, Family, Fragment, IoEngine, MssFix, RouteAddr, Topology,
+    VerifyX509Kind, Wrap,
 };
 use super::*;
 use crate::proto::TlsRole;
@@ -209,6 +210,9 @@ fn defaults() {
     assert_eq!(other.connections[0].mssfix, MssFix::Fixed(1400));
     assert_eq!(other.connections[0].tun_mtu_max, 1600);
     for (text, mssfix) in [
+        ("fragment 1300", MssFix::Payload(1300)),
+        ("fragment 1300 mtu\ntun-mtu 1400\nmssfix", MssFix::Mtu(1300)),
+        ("fragment 1300\nmssfix 1200", MssFix::Payload(1200)),
         ("mssfix", MssFix::Mtu(1492)),
         ("mssfix 0", MssFix::Off),
         ("mssfix 1300", MssFix::Payload(1300)),
@@ -219,6 +223,36 @@ fn defaults() {
             parse(&format!("{PEER}{text}\n")).options.connections[0].mssfix,
             mssfix
         );
+    }
+}
+
+#[test]
+fn fragment_is_an_option_of_a_connection() {
+    let loaded = parse(
+        "client\ndev tun\nca ca\ncert c\nkey k\nremote-cert-tls server\nfragment 1300\n\
+         <connection>\nremote a.example.org\nfragment 1200 mtu\n</connection>\n\
+         <connection>\nremote b.example.org\n</connection>\n",
+    );
+    let [a, b] = &loaded.options.connections[..] else {
+        panic!("{:?}", loaded.options.connections)
+    };
+    let fragment = |size, mtu| Some(Fragment { size, mtu });
+    assert_eq!(
+        (a.fragment, a.mssfix),
+        (fragment(1200, true), MssFix::Mtu(1200))
+    );
+    assert_eq!(
+        (b.fragment, b.mssfix),
+        (fragment(1300, false), MssFix::Payload(1300))
+    );
+    for bad in [
+        "fragment 67",
+        "fragment",
+        "fragment 1300 fixed",
+        "fragment x",
+    ] {
+        let error = fault(&format!("{PEER}{bad}\n"));
+        assert!(error.contains("fragment"), "{error}");
     }
 }
 

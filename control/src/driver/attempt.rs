@@ -385,7 +385,7 @@ impl<'p> Attempt<'p> {
             return;
         };
         let connection = &self.target.connection;
-        let shape = setup::wire_shape(negotiated, endpoint.remote);
+        let shape = setup::wire_shape(negotiated, connection, endpoint.remote);
         let (mss_v4, mss_v6) = shape.mss(setup::mssfix(connection.mssfix));
         let config = PeerConfig {
             endpoint,
@@ -393,6 +393,7 @@ impl<'p> Attempt<'p> {
             tx_peer_id: negotiated.peer_id,
             rx_peer_id: negotiated.peer_id,
             framing: negotiated.framing,
+            fragment: setup::fragment(&shape, connection),
             mss_v4,
             mss_v6,
             segment_to: self.segment_to(negotiated, endpoint),

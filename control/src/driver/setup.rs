@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use ringway_dataplane::fragment::Fragment;
 use ringway_dataplane::framing::Framing;
 use ringway_dataplane::key_slot::DataFormat;
 use ringway_dataplane::udp::{Family as UdpFamily, MtuDiscovery, UdpConfig, UdpSocket};
@@ -163,7 +164,7 @@ pub(super) fn options_string(options: &Options, connection: &Connection) -> Stri
             Topology::P2p | Topology::Net30 => (i.remote_netmask.to_string(), i.local.to_string()),
         }),
         comp: options.compress != Framing::None,
-        fragment: false,
+        fragment: connection.fragment.is_some(),
         keydir,
         cipher: options
             .cipher
@@ -242,7 +243,11 @@ fn host_info() -> Vec<(String, String)> {
 }
 
 /// What a data packet looks like on the wire, which `mssfix` depends on.
-pub(super) fn wire_shape(negotiated: &Negotiated, remote: SocketAddr) -> WireShape {
+pub(super) fn wire_shape(
+    negotiated: &Negotiated,
+    connection: &Connection,
+    remote: SocketAddr,
+) -> WireShape {
     WireShape {
         cipher: negotiated.cipher,
         digest: negotiated.digest,
@@ -251,9 +256,18 @@ pub(super) fn wire_shape(negotiated: &Negotiated, remote: SocketAddr) -> WireSha
         tcp: false,
         outer_v6: remote.is_ipv6(),
         framing: negotiated.framing,
-        fragment: false,
+        fragment: connection.fragment.is_some(),
         tun_mtu_extra: 0,
     }
+}
+
+/// How packets are cut (`fragment`), and how large those may be that come back together.
+pub(super) fn fragment(shape: &WireShape, connection: &Connection) -> Option<Fragment> {
+    let given = connection.fragment?;
+    Some(Fragment {
+        payload: shape.fragment_payload(given.size, given.mtu),
+        largest: connection.tun_mtu.max(connection.tun_mtu_max),
+    })
 }
 
 /// `mssfix` in the arithmetic's words.

@@ -7,6 +7,7 @@
 //! ```
 //! The worker rewrites SYNs with the two numbers computed here; it does no arithmetic of its own.
 
+use ringway_dataplane::fragment::HEADER_LEN;
 use ringway_dataplane::framing::Framing;
 use ringway_dataplane::key_slot::{Cipher, DataFormat, Digest};
 
@@ -29,19 +30,6 @@ pub enum MssFix {
     Mtu(u16),
     /// `mssfix n fixed`: the largest inner packet.
     Fixed(u16),
-}
-
-impl MssFix {
-    /// What applies when no `mssfix` is configured: the value of `fragment` if there is one (and
-    /// whether it has `mtu`), `1492 mtu` with the usual `tun-mtu` of 1500, or the tunnel's own MTU.
-    pub fn default_for(tun_mtu: u16, fragment: Option<(u16, bool)>) -> Self {
-        match (fragment, tun_mtu) {
-            (Some((n, true)), _) => MssFix::Mtu(n),
-            (Some((n, false)), _) => MssFix::Payload(n),
-            (None, 1500) => MssFix::Mtu(1492),
-            (None, n) => MssFix::Fixed(n),
-        }
-    }
 }
 
 /// What decides about the size of a packet on the wire.
@@ -89,12 +77,27 @@ impl WireShape {
     /// The largest inner packet whose UDP payload is at most `wire` bytes; `None` when not even an
     /// empty one fits. The inverse of [`WireShape::wire_len`], for too-big messages.
     pub fn largest_inner(&self, wire: usize) -> Option<usize> {
+        self.largest_plain(wire)?.checked_sub(self.inside_len())
+    }
+
+    /// The most bytes that the crypto takes for a UDP payload of `wire` bytes.
+    fn largest_plain(&self, wire: usize) -> Option<usize> {
         let body = wire.checked_sub(self.overhead())?;
-        let plain = match self.is_cbc() {
-            true => (body / BLOCK * BLOCK).checked_sub(4 + 1)?,
-            false => body,
-        };
-        plain.checked_sub(self.inside_len())
+        match self.is_cbc() {
+            true => (body / BLOCK * BLOCK).checked_sub(4 + 1),
+            false => Some(body),
+        }
+    }
+
+    /// The largest fragment, in bytes without its header, whose datagram keeps to `fragment n`, or
+    /// `fragment n mtu` when the outer headers count too. 0 when there is no room.
+    pub fn fragment_payload(&self, n: u16, mtu: bool) -> u16 {
+        let outer = if mtu { self.outer_len() } else { 0 };
+        let whole = usize::from(n)
+            .checked_sub(outer)
+            .and_then(|wire| self.largest_plain(wire));
+        let payload = whole.map_or(0, |plain| plain.saturating_sub(HEADER_LEN));
+        u16::try_from(payload).unwrap_or(u16::MAX)
     }
 
     /// The largest MSS for inner IPv4 and IPv6; (0, 0) with `mssfix 0`.
@@ -142,7 +145,7 @@ impl WireShape {
             Framing::None | Framing::StubV2 => 0,
             Framing::Lzo | Framing::Stub => 1,
         };
-        framing + if self.fragment { 4 } else { 0 }
+        framing + if self.fragment { HEADER_LEN } else { 0 }
     }
 
     fn is_cbc(&self) -> bool {
@@ -202,8 +205,7 @@ mod tests {
             (cbc(Digest::Sha256), [1363, 1347, 1347, 1331]),
             (cbc(Digest::Sha512), [1331, 1315, 1315, 1299]),
         ];
-        let default = MssFix::default_for(1500, None);
-        assert_eq!(default, MssFix::Mtu(1492));
+        let default = MssFix::Mtu(1492);
         for (shape, expected) in table {
             let outer = [(false, false), (false, true), (true, false), (true, true)];
             for ((tcp, outer_v6), v4) in outer.into_iter().zip(expected) {
@@ -240,12 +242,25 @@ mod tests {
     }
 
     #[test]
-    fn defaults() {
-        assert_eq!(MssFix::default_for(1400, None), MssFix::Fixed(1400));
-        let fragment = Some((1300, false));
-        assert_eq!(MssFix::default_for(1500, fragment), MssFix::Payload(1300));
-        let fragment = Some((1300, true));
-        assert_eq!(MssFix::default_for(1400, fragment), MssFix::Mtu(1300));
+    fn fragments_of_the_configured_size() {
+        // protocol document §10, §7.2, §7.3
+        let fragmenting = |shape| WireShape {
+            fragment: true,
+            ..shape
+        };
+        let gcm = fragmenting(GCM);
+        assert_eq!(gcm.fragment_payload(1300, false), 1300 - 24 - 4);
+        assert_eq!(gcm.fragment_payload(1300, true), 1300 - 28 - 24 - 4);
+        let v6 = WireShape {
+            outer_v6: true,
+            framing: Framing::Lzo,
+            ..gcm
+        };
+        assert_eq!(v6.fragment_payload(1300, true), 1300 - 48 - 24 - 4);
+        // 1300 - 4 - 20 - 16 = 1260, 78 blocks, less padding, packet id and header
+        let cbc = fragmenting(cbc(Digest::Sha1));
+        assert_eq!(cbc.fragment_payload(1300, false), 78 * 16 - 1 - 4 - 4);
+        assert_eq!(cbc.fragment_payload(40, false), 0);
     }
 
     #[test]
@@ -310,6 +325,13 @@ mod tests {
             prop_assert_eq!(largest, usize::from(v4) + 40);
             prop_assert!(shape.wire_len(largest) <= limit);
             prop_assert!(shape.wire_len(largest + 1) > limit);
+            if shape.fragment {
+                // The framing is in one fragment only, so a whole packet has room for it.
+                let framed = WireShape { framing: Framing::None, ..shape };
+                let payload = usize::from(shape.fragment_payload(limit as u16, false));
+                prop_assert!(framed.wire_len(payload) <= limit);
+                prop_assert!(framed.wire_len(payload + 1) > limit);
+            }
         }
 
         #[test]

@@ -19,9 +19,9 @@ pub(crate) struct BufRing {
 
 impl BufRing {
     /// Makes the memory for `count` (a power of two) slots and hands all of them to the kernel's
-    /// side; the ring must still be registered at [`BufRing::address`]. Behind the slots are `more`
-    /// bytes for other use.
-    pub(crate) fn new(count: u16, slot_len: usize, more: usize) -> io::Result<Self> {
+    /// side; the ring must still be registered at [`BufRing::address`]. Behind the slots the slab has
+    /// `spare` bytes that the kernel never sees.
+    pub(crate) fn new(count: u16, slot_len: usize, spare: usize) -> io::Result<Self> {
         assert!(count.is_power_of_two());
         // SAFETY: a new anonymous mapping touches no existing memory.
         let address = unsafe {
@@ -45,7 +45,7 @@ impl BufRing {
             count,
             tail: 0,
             slot_len,
-            slab: vec![0; usize::from(count) * slot_len + more],
+            slab: vec![0; usize::from(count) * slot_len + spare],
         };
         for slot in 0..count {
             ring.give_back(slot);
@@ -77,6 +77,9 @@ impl BufRing {
     /// Offers slot `slot` to the kernel again, once [`BufRing::publish`] is called. The slot must
     /// have been taken by a completion; a number out of range is ignored.
     pub(crate) fn give_back(&mut self, slot: u16) {
+        if slot >= self.count {
+            return;
+        }
         let start = usize::from(slot) * self.slot_len;
         let Some(bytes) = self.slab.get_mut(start..start + self.slot_len) else {
             return;

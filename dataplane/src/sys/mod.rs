@@ -9,5 +9,6 @@ pub(crate) mod buf_ring;
 pub mod checksum;
 pub(crate) mod cmsg;
 pub(crate) mod ioctl;
+pub(crate) mod mmsg;
 pub(crate) mod ring;
 pub(crate) mod socket;

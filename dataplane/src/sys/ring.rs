@@ -35,7 +35,9 @@ use super::socket;
 use crate::cipher::Segment;
 use crate::device::Device;
 use crate::offload::coalesce::TunWrite;
-use crate::pool::{Failures, Inbox, MAX_PACKETS, RX_SLOTS, RxMessage, SLOT_LEN, STREAM_AREA};
+use crate::pool::{
+    ASSEMBLY, Failures, Inbox, MAX_PACKETS, RX_SLOTS, RxMessage, SLOT_LEN, STREAM_AREA,
+};
 use crate::tun::TunQueue;
 use crate::udp::{self, UdpSocket};
 
@@ -105,7 +107,7 @@ impl Uring {
             .setup_clamp()
             .setup_cqsize(COMPLETIONS)
             .build(ENTRIES)?;
-        let rx = BufRing::new(RX_SLOTS, SLOT_LEN, STREAM_AREA)?;
+        let rx = BufRing::new(RX_SLOTS, SLOT_LEN, STREAM_AREA + ASSEMBLY)?;
         // SAFETY: the buffer ring's mapping is owned by the same struct as the io_uring and is
         // dropped after it.
         unsafe {
@@ -148,7 +150,7 @@ impl Uring {
 
     /// The part of [`Uring::rx_bytes_mut`] that no message is received to.
     pub(crate) fn stream_area(&self) -> Range<usize> {
-        let end = self.rx.bytes().len();
+        let end = self.rx.bytes().len() - ASSEMBLY;
         end - STREAM_AREA..end
     }
 

@@ -69,6 +69,27 @@ pub(crate) fn option(fd: BorrowedFd<'_>, level: i32, option: i32) -> io::Result<
     Ok(value)
 }
 
+/// Datagrams the kernel dropped at this socket, modulo 2^32 (`SO_MEMINFO`).
+pub(crate) fn dropped(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    /// `SK_MEMINFO_VARS` and `SK_MEMINFO_DROPS` of `linux/sock_diag.h`.
+    const VARS: usize = 9;
+    const DROPS: usize = 8;
+    let mut values = [0u32; VARS];
+    let mut len = size_of_val(&values) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `values`; both live until after the call.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            values.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    check(result as isize)?;
+    Ok(values[DROPS])
+}
+
 /// Sends one message.
 pub(crate) fn send(
     fd: BorrowedFd<'_>,

@@ -41,9 +41,10 @@ use super::{
 use crate::command::{Command, Event, Forwarding, PeerConfig, PeerHandle, Roles, StreamId};
 use crate::error::{DropReason, StartError};
 use crate::stats::WorkerStats;
+use crate::steering;
 use crate::tun::TunQueue;
 use crate::udp::UdpSocket;
-use crate::wire;
+use crate::wire::{self, Header};
 
 /// How long a worker may take to give a queue up.
 const DETACH_LIMIT: Duration = Duration::from_secs(1);
@@ -247,6 +248,17 @@ impl Workers {
                 let owner = stream_roles(id, self.handles.len()).receive;
                 self.handles[usize::from(owner)].send(command)
             }
+            Command::Datagram(listener, _, ref datagram) => {
+                // Anything else is for the first worker to count.
+                let peer_id = match wire::parse(datagram) {
+                    Ok(Header::Data { peer_id, .. }) => peer_id,
+                    Ok(Header::Control) | Err(_) => None,
+                };
+                let workers = self.workers_of(listener);
+                let worker = workers.start + steered(peer_id, workers.len());
+                self.handles[usize::from(worker)].send(command)
+            }
+            Command::PathMtu(address, mtu) => self.to_all(|| Command::PathMtu(address, mtu)),
             Command::AttachTun(queue) => self.attach_tun(vec![queue]).map_err(|_| WorkerEnded),
             Command::DetachTun => self.detach_tun(),
             Command::Barrier(done) => self.to_all(|| Command::Barrier(done.clone())),
@@ -313,6 +325,11 @@ impl Workers {
 
     /// Which workers are to hold a new peer: in point to point one each for its halves, otherwise
     /// one, of its listener.
+    fn workers_of(&self, listener: u16) -> Range<u16> {
+        let listener = self.listeners.get(usize::from(listener)).cloned();
+        listener.unwrap_or(0..self.handles.len() as u16)
+    }
+
     fn roles_for(&self, config: &PeerConfig) -> Roles {
         if let Some(id) = config.endpoint.stream {
             return stream_roles(id, self.handles.len());
@@ -320,9 +337,7 @@ impl Workers {
         if self.forwarding == Forwarding::PointToPoint {
             return split_roles(config.rx_peer_id, self.handles.len());
         }
-        let all = 0..self.handles.len() as u16;
-        let listener = self.listeners.get(usize::from(config.listener));
-        let workers = listener.unwrap_or(&all);
+        let workers = self.workers_of(config.listener);
         let worker = workers.start + steered(config.rx_peer_id, workers.len());
         Roles {
             send: worker,
@@ -405,8 +420,7 @@ fn split_roles(rx_peer_id: Option<u32>, workers: usize) -> Roles {
 
 /// Which of so many workers the filter gives a peer's packets to.
 fn steered(rx_peer_id: Option<u32>, workers: usize) -> u16 {
-    let workers = workers.max(1) as u32;
-    rx_peer_id.map_or(0, |id| ((id & wire::PEER_ID_NONE) % workers) as u16)
+    steering::worker_of(rx_peer_id, workers.max(1)) as u16
 }
 
 /// Both halves of a session stay where its TCP connection is.

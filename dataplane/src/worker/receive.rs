@@ -10,13 +10,14 @@ use crate::cipher::Segment;
 use crate::command::{Endpoint, Event, PeerHandle, StreamEnd};
 use crate::error::DropReason;
 use crate::forward::{Routes, Way};
+use crate::fragment::{HEADER_LEN, Taken};
 use crate::ip::IpView;
 use crate::mss;
 use crate::offload::coalesce::{Coalescer, TunCaps};
 use crate::offload::split;
 use crate::offload::vnet_hdr::VnetHdr;
 use crate::peer::{Peer, PeerTable};
-use crate::pool::{Failures, MAX_PACKETS, RxMessage, TunMessage};
+use crate::pool::{ASSEMBLY, Failures, MAX_PACKETS, RxMessage, SLOT_LEN, TunMessage};
 use crate::wire::{self, Header, Magic};
 
 /// Bytes of the longest control packet handed on: twice what any peer sends (protocol §1).
@@ -45,6 +46,10 @@ pub(super) struct Receive {
     crossing: Vec<TunMessage>,
     /// Bytes of datagrams taken since the last delivery.
     bytes: usize,
+    /// Bytes of the spare part of the receive slab: set aside for packets that waiting datagrams may
+    /// complete, and used.
+    reserved: usize,
+    assembled: usize,
     coalescer: Coalescer,
     caps: TunCaps,
     tso_refusals: u32,
@@ -64,6 +69,8 @@ struct Sender {
     peer: usize,
     key_id: u8,
     endpoint: Endpoint,
+    /// Bytes of the packet that a datagram may complete (`fragment`).
+    reserve: usize,
 }
 
 impl Receive {
@@ -72,6 +79,7 @@ impl Receive {
             peer: 0,
             key_id: 0,
             endpoint: Endpoint::new(([0, 0, 0, 0], 0).into()),
+            reserve: 0,
         };
         Receive {
             run: Run {
@@ -82,6 +90,8 @@ impl Receive {
             packets: Vec::with_capacity(MAX_PACKETS),
             crossing: Vec::with_capacity(MAX_PACKETS),
             bytes: 0,
+            reserved: 0,
+            assembled: 0,
             coalescer: Coalescer::new(MAX_PACKETS),
             caps: TunCaps {
                 tso: false,
@@ -139,8 +149,9 @@ impl Receive {
                 let run = &self.run;
                 if !run.datagrams.is_empty() && (run.from != from || run.datagrams.len() == MAX_RUN)
                 {
-                    self.open_run(engine.rx_bytes_mut(), peers, shared);
+                    self.open_received(engine, peers, shared);
                 }
+                self.reserved += from.reserve;
                 self.run.from = from;
                 self.run.datagrams.push(datagram);
                 self.bytes += len;
@@ -160,7 +171,10 @@ impl Receive {
         shared: &mut Shared,
         transmit: &mut Transmit,
     ) -> io::Result<()> {
-        if self.bytes >= DELIVER_BYTES || self.waiting() + MAX_RUN > MAX_PACKETS {
+        if self.bytes >= DELIVER_BYTES
+            || self.waiting() + MAX_RUN > MAX_PACKETS
+            || self.reserved + SLOT_LEN > ASSEMBLY
+        {
             self.deliver(engine, peers, failures, shared, transmit)?;
         }
         Ok(())
@@ -171,42 +185,63 @@ impl Receive {
         self.packets.len().max(self.crossing.len())
     }
 
-    /// Opens a datagram that another worker received, and writes its packet to the TUN device; one for
-    /// other peers is left to [`Receive::take_crossing`]. These are rare: the kernel's filter steers
-    /// packets here, unless receive offload glued one to a control packet.
-    pub(super) fn handed_over(
+    /// Opens a datagram that another worker received (`own` is false), or a server's control socket, and
+    /// passes its packet on at once. These are rare: the kernel's filter steers data packets to their
+    /// worker, unless receive offload glued one to a control packet.
+    pub(super) fn passed_on(
         &mut self,
-        message: &RxMessage,
-        bytes: &mut [u8],
-        engine: &Engine,
-        peers: &mut PeerTable,
-        shared: &mut Shared,
+        from: Endpoint,
+        datagram: &[u8],
+        own: bool,
+        stage: &mut Stage<'_>,
+        transmit: &mut Transmit,
     ) {
-        let &RxMessage { start, len, .. } = message;
-        let datagram = &bytes[start..start + len];
-        match sender(datagram, &message.from, false, peers, shared) {
-            Ok(Some(from)) => {
-                self.run.from = from;
-                self.run.datagrams.push(Segment { start, len });
-                self.open_run(bytes, peers, shared);
-                for Segment { start, len } in self.packets.drain(..) {
-                    if !write_one(engine, &bytes[start..start + len]) {
-                        shared.counts.drop(DropReason::IoError, 1);
-                    }
-                }
+        let sender = match sender(datagram, &from, own, stage.peers, stage.shared) {
+            Ok(Some(sender)) => sender,
+            Ok(None) => return,
+            Err(reason) => return stage.shared.counts.drop(reason, 1),
+        };
+        let len = datagram.len();
+        let mut bytes = datagram.to_vec();
+        bytes.resize(len + sender.reserve, 0);
+        self.run.from = sender;
+        self.run.datagrams.push(Segment { start: 0, len });
+        self.open_run(&mut bytes, len, stage.peers, stage.shared);
+        self.assembled = 0;
+        for Segment { start, len } in self.packets.drain(..) {
+            if !write_one(stage.engine, &bytes[start..start + len]) {
+                stage.shared.counts.drop(DropReason::IoError, 1);
             }
-            Ok(None) => {}
-            Err(reason) => shared.counts.drop(reason, 1),
+        }
+        if !self.crossing.is_empty() {
+            transmit.packets(&mut Stage {
+                engine: stage.engine,
+                peers: stage.peers,
+                failures: stage.failures,
+                shared: stage.shared,
+                sources: &self.crossing,
+                slab: Slab::Opened(&mut bytes),
+            });
+            self.crossing.clear();
         }
     }
 
-    /// What [`Receive::handed_over`] left, for [`Transmit`]; the caller empties it.
-    pub(super) fn take_crossing(&mut self) -> &mut Vec<TunMessage> {
-        &mut self.crossing
+    /// Opens the run, which is in the receive slab.
+    fn open_received(&mut self, engine: &mut Engine, peers: &mut PeerTable, shared: &mut Shared) {
+        let bytes = engine.rx_bytes_mut();
+        let spare = bytes.len() - ASSEMBLY;
+        self.open_run(bytes, spare, peers, shared);
     }
 
     /// Opens the run and notes the inner packets, and whether they are for the device or for peers.
-    fn open_run(&mut self, bytes: &mut [u8], peers: &mut PeerTable, shared: &mut Shared) {
+    /// From `spare` on there is room for packets put together.
+    fn open_run(
+        &mut self,
+        bytes: &mut [u8],
+        spare: usize,
+        peers: &mut PeerTable,
+        shared: &mut Shared,
+    ) {
         if self.run.datagrams.is_empty() {
             return;
         }
@@ -214,6 +249,7 @@ impl Receive {
             peer: index,
             key_id,
             endpoint,
+            reserve: _,
         } = self.run.from;
         let taken = peers.is_taken(index, &endpoint);
         let Some((peer, routes)) = peers.with_routes(index) else {
@@ -245,6 +281,23 @@ impl Receive {
                 continue;
             }
             peer.count_received(datagram.len, key_id);
+            let payload = match peer.reassembler {
+                None => payload,
+                Some(_) => {
+                    let at = spare + self.assembled;
+                    match reassemble(peer, payload, bytes, at, shared) {
+                        Ok(Some(packet)) => {
+                            self.assembled += packet.end.saturating_sub(at);
+                            packet
+                        }
+                        Ok(None) => continue,
+                        Err(reason) => {
+                            shared.counts.drop(reason, 1);
+                            continue;
+                        }
+                    }
+                }
+            };
             let start = payload.start;
             match inner_packet(&mut bytes[payload], index, peer, routes, shared) {
                 Ok(Some((len, way))) => {
@@ -290,8 +343,10 @@ impl Receive {
         shared: &mut Shared,
         transmit: &mut Transmit,
     ) -> io::Result<()> {
-        self.open_run(engine.rx_bytes_mut(), peers, shared);
+        self.open_received(engine, peers, shared);
         self.bytes = 0;
+        self.reserved = 0;
+        self.assembled = 0;
         if !self.crossing.is_empty() {
             // First, because joining packets for the device changes the headers of multicast ones.
             transmit.packets(&mut Stage {
@@ -446,7 +501,38 @@ fn sender(
         peer: index,
         key_id,
         endpoint: *from,
+        reserve: peer.reassembler.as_ref().map_or(0, |it| it.largest()),
     }))
+}
+
+/// Takes what was opened of a peer with `fragment`: where the inner packet is, if this completes one,
+/// in its datagram or at `at`.
+fn reassemble(
+    peer: &mut Peer,
+    payload: Range<usize>,
+    bytes: &mut [u8],
+    at: usize,
+    shared: &mut Shared,
+) -> Result<Option<Range<usize>>, DropReason> {
+    let Some(reassembler) = &mut peer.reassembler else {
+        return Ok(Some(payload));
+    };
+    let framed = match reassembler.take(shared.now, &bytes[payload.clone()]) {
+        Ok(Taken::Whole) => Ok(Some(payload.start + HEADER_LEN..payload.end)),
+        Ok(Taken::Kept) => Ok(None),
+        Ok(Taken::Packet(packet)) => {
+            let framed = at..at + packet.len();
+            bytes[framed.clone()].copy_from_slice(packet);
+            Ok(Some(framed))
+        }
+        Err(reason) => Err(reason),
+    };
+    let lost = reassembler.take_given_up();
+    shared.counts.drop(DropReason::LostFragment, lost);
+    match framed? {
+        Some(framed) => peer.config.framing.strip(bytes, framed).map(Some),
+        None => Ok(None),
+    }
 }
 
 /// Writes one packet to the TUN device, if there is one. Returns whether the kernel took it.

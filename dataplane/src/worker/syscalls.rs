@@ -12,7 +12,7 @@ use nix::sys::eventfd::EventFd;
 
 use crate::device::Device;
 use crate::offload::coalesce::TunWrite;
-use crate::pool::{BATCH_BYTES, Failures, Inbox, MAX_MESSAGES, SLOT_LEN, STREAM_AREA};
+use crate::pool::{ASSEMBLY, BATCH_BYTES, Failures, Inbox, MAX_MESSAGES, SLOT_LEN, STREAM_AREA};
 use crate::tun::TunQueue;
 use crate::udp::UdpSocket;
 
@@ -48,7 +48,7 @@ impl Syscalls {
             udp,
             wake,
             device: Device::new(),
-            rx: vec![0; BATCH_BYTES + SLOT_LEN + STREAM_AREA],
+            rx: vec![0; BATCH_BYTES + SLOT_LEN + STREAM_AREA + ASSEMBLY],
             udp_ready: false,
             streams: false,
             held: false,
@@ -61,7 +61,8 @@ impl Syscalls {
 
     /// As [`crate::sys::ring::Uring::stream_area`].
     pub(crate) fn stream_area(&self) -> Range<usize> {
-        self.rx.len() - STREAM_AREA..self.rx.len()
+        let end = self.rx.len() - ASSEMBLY;
+        end - STREAM_AREA..end
     }
 
     /// As [`crate::sys::ring::Uring::watch`].

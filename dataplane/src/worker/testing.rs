@@ -176,6 +176,7 @@ impl Node {
             tx_peer_id: Some(7),
             rx_peer_id: None,
             framing: Framing::None,
+            fragment: None,
             mss_v4: 0,
             mss_v6: 0,
             segment_to: 0,

@@ -22,6 +22,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 mod bad_input;
 mod drops;
+mod fragment;
 mod group;
 mod noise;
 mod order;

@@ -12,6 +12,8 @@
 //! A group holds datagrams of one peer and one outer TOS, all as long as the first but the last. It is
 //! closed (sealed and queued) when the next one does not fit in, and at the end of the batch.
 
+mod fragmented;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -107,6 +109,8 @@ impl Stage<'_> {
 /// Stages 3, 6 and 7.
 pub(super) struct Transmit {
     slab: Vec<u8>,
+    /// Where a packet is framed before it is cut into fragments.
+    scratch: Vec<u8>,
     /// First free byte of the slab.
     cursor: usize,
     ops: Vec<SendOp>,
@@ -135,6 +139,7 @@ impl Transmit {
     pub(super) fn new(gso: bool) -> Self {
         Transmit {
             slab: vec![0; SEND_SLAB],
+            scratch: vec![0; fragmented::SCRATCH_LEN],
             cursor: 0,
             ops: Vec::with_capacity(MAX_SENDS),
             runs: Vec::with_capacity(MAX_SENDS),
@@ -163,6 +168,12 @@ impl Transmit {
         let Some(peer) = stage.peers.get(index) else {
             return;
         };
+        if peer.cutter.is_some() {
+            if let Err(reason) = self.payload_fragmented(index, payload, stage) {
+                stage.shared.counts.drop(reason, 1);
+            }
+            return;
+        }
         let prefix = prefix(&peer.config.endpoint);
         let Some(key) = peer.keys.sender() else {
             stage.shared.counts.drop(DropReason::NoKey, 1);
@@ -316,9 +327,9 @@ impl Transmit {
         {
             return Err(DropReason::RecursiveRouting);
         }
-        let Some(key) = peer.keys.sender() else {
+        if peer.keys.sender().is_none() {
             return Err(DropReason::NoRoute);
-        };
+        }
         if config.block_ipv6 && packet.first().is_some_and(|first| first >> 4 == 6) {
             let mut answer = [0; ANSWER_LEN];
             let written = icmp::no_route(inner(&message, stage), &mut answer);
@@ -340,9 +351,20 @@ impl Transmit {
         let fit = usize::from(config.segment_to).min(peer.gso_limit);
         let resegmented = match config.segment_to {
             0 => None,
-            _ => split::resegment(&header, packet, key.max_inner(fit)),
+            _ => split::resegment(&header, packet, peer.max_inner(fit)),
         };
         let plan = split::plan(&resegmented.unwrap_or(header), packet)?;
+        if peer.cutter.is_some() {
+            let packet = message.start + offset..message.start + message.len;
+            self.place_fragmented(index, &message, packet, &plan, tos, stage)?;
+            if self.cursor >= FLUSH_BYTES {
+                self.flush(stage);
+            }
+            return Ok(());
+        }
+        let Some(key) = peer.keys.sender() else {
+            return Err(DropReason::NoRoute);
+        };
         let headroom = key.headroom();
         let stride = key.sealed_len(plan.len_of(0));
         if stride > limit {

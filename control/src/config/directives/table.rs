@@ -122,11 +122,7 @@ pub const DIRECTIVES: &[Directive] = &[
     no_effect("fast-io", GENERAL, "packets are always moved in batches"),
     yes("float", 0, 0, CONNECTION),
     refused("force-tls-key-material-export", GENERAL, SERVER),
-    refused(
-        "fragment",
-        CONNECTION.and(PULL),
-        "fragmentation inside the tunnel is not supported yet; lower tun-mtu or set mssfix",
-    ),
+    yes("fragment", 1, 2, CONNECTION),
     action("genkey"),
     refused("gremlin", GENERAL, "faults are not simulated; delete it"),
     yes("group", 1, 1, GENERAL),

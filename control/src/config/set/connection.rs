@@ -1,7 +1,7 @@
 //! Options of the transport, most of which may stand in a `<connection>` block.
 
 use crate::config::draft::{ConnectionDraft, Draft, Given, MssFixDraft};
-use crate::config::options::{ConnectRetry, Family, MtuDisc, RemapSignal};
+use crate::config::options::{ConnectRetry, Family, Fragment, MtuDisc, RemapSignal};
 use crate::config::values::{
     choice, host_name, interface_name, number_u16, number_u32, port, seconds, some_seconds,
 };
@@ -134,6 +134,15 @@ pub(super) fn set(connection: &mut ConnectionDraft, given: &mut Given<'_>) -> Re
         }
         "tun-mtu-max" => connection.tun_mtu_max = Some(number_u16(given.arg(0), 68..=u16::MAX)?),
         "mssfix" => connection.mssfix = Some(mssfix(given)?),
+        "fragment" => {
+            connection.fragment = Some(Fragment {
+                size: number_u16(given.arg(0), MIN_FRAGMENT..=u16::MAX)?,
+                mtu: match given.args.get(1) {
+                    Some(word) => choice(word, &[("mtu", true)])?,
+                    None => false,
+                },
+            });
+        }
         "tls-auth" => {
             if given.inline.is_none()
                 && let Some(text) = given.args.get(1)
@@ -156,6 +165,9 @@ pub(super) fn set(connection: &mut ConnectionDraft, given: &mut Given<'_>) -> Re
     }
     Ok(true)
 }
+
+/// Smallest `fragment`, as OpenVPN has it: the smallest datagram every IPv4 host takes (RFC 791).
+const MIN_FRAGMENT: u16 = 68;
 
 const NO_TCP: &str = "TCP transport is not supported yet; use udp on both ends";
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::*;
 use crate::cipher::Segment;
 use crate::command::PeerConfig;
+use crate::fragment::Fragment;
 use crate::framing::Framing;
 use crate::key_slot::{DataFormat, DataKeys, SendKey};
 use crate::stats::PeerStats;
@@ -155,6 +156,103 @@ fn a_packet_at_the_wrong_socket_reaches_the_right_worker() {
         for number in 0..20 {
             node.tun.inject(&numbered(1, number));
             assert_eq!(group.tuns[0].next(PATIENCE), Some(numbered(1, number)));
+        }
+    }
+}
+
+#[test]
+fn fragments_are_cut_by_one_worker_and_joined_by_another() {
+    for io in engines() {
+        for count in [2, 3] {
+            let node = Node::new(io, loopback_socket(), false);
+            let mut group = Group::new(io, count);
+            let (ours, theirs) = key_pair(Cipher::Aes256Gcm);
+            let fragment = Some(Fragment {
+                payload: 100,
+                largest: 1600,
+            });
+            let config = |remote: SocketAddr, stats: &Arc<PeerStats>| PeerConfig {
+                tx_peer_id: Some(1),
+                rx_peer_id: Some(1),
+                stats: Arc::clone(stats),
+                fragment,
+                ..node.config(remote)
+            };
+            group.connect(&node, 1, (ours, theirs));
+            let here = config(node.address, &group.stats);
+            let there = config(group.address, &node.stats);
+            group
+                .workers
+                .send(Command::SetPeer(PEER, Box::new(here.clone())))
+                .unwrap();
+            node.send(Command::SetPeer(PEER, Box::new(there)));
+            let packet = Sample::udp(false).build(&payload(1400));
+            for _ in 0..3 {
+                node.tun.inject(&packet);
+                assert_eq!(group.tuns[0].next(PATIENCE), Some(packet.clone()));
+                group.tuns[0].inject(&packet);
+                assert_eq!(node.tun.next(PATIENCE), Some(packet.clone()));
+            }
+
+            // Parts that a server's control socket received.
+            let control = UdpSocket::open(&UdpConfig {
+                offload: false,
+                ..loopback_config()
+            })
+            .unwrap();
+            let elsewhere = config(control.local_addr().unwrap(), &node.stats);
+            node.send(Command::SetPeer(PEER, Box::new(elsewhere)));
+            node.tun.inject(&packet);
+            for _ in 0..15 {
+                let from = Endpoint::new(node.address);
+                let command = Command::Datagram(0, from, received(&control));
+                group.workers.send(command).unwrap();
+            }
+            assert_eq!(group.tuns[0].next(PATIENCE), Some(packet));
+        }
+    }
+}
+
+/// The next datagram that arrives.
+fn received(socket: &UdpSocket) -> Box<[u8]> {
+    let mut buf = [0; 2000];
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match socket.receive(&mut buf) {
+            Ok(message) => return Box::from(&buf[..message.unwrap().len]),
+            Err(_) => assert!(Instant::now() < deadline, "nothing arrives"),
+        }
+    }
+}
+
+#[test]
+fn a_packet_from_the_control_socket_reaches_its_worker() {
+    for io in engines() {
+        for count in 1..=4 {
+            for peer_id in [0, 1, 6] {
+                let node = Node::new(io, loopback_socket(), false);
+                let mut group = Group::new(io, count);
+                let control = loopback_socket();
+                group.connect(&node, peer_id, key_pair(Cipher::Aes256Gcm));
+                let config = |tx_peer_id| PeerConfig {
+                    tx_peer_id,
+                    ..node.config(control.local_addr().unwrap())
+                };
+                // DATA_V2, then DATA_V1, which says nothing of the worker.
+                for (number, tx_peer_id) in [(0, Some(peer_id)), (1, None)] {
+                    node.send(Command::SetPeer(PEER, Box::new(config(tx_peer_id))));
+                    node.tun.inject(&numbered(1, number));
+                    let from = Endpoint::new(node.address);
+                    let datagram = Command::Datagram(0, from, received(&control));
+                    group.workers.send(datagram).unwrap();
+                    assert_eq!(group.tuns[0].next(PATIENCE), Some(numbered(1, number)));
+                }
+                let garbage = Command::Datagram(0, Endpoint::new(node.address), Box::new([]));
+                group.workers.send(garbage).unwrap();
+                group.until("counted", |group| {
+                    group.workers.stats().drops(DropReason::Malformed) == 1
+                });
+            }
         }
     }
 }
