@@ -314,7 +314,8 @@ fn clean_name(name: &str) -> String {
         .collect()
 }
 
-fn clean_value(value: &str) -> String {
+/// Text that cannot be more than one line: control characters become `_`.
+pub(super) fn clean_value(value: &str) -> String {
     value
         .chars()
         .map(|c| if c.is_control() { '_' } else { c })

@@ -172,42 +172,14 @@ fn failed(what: String, error: Errno) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Command, Stdio};
+    use std::process::Command;
     use std::sync::mpsc;
 
     use nix::unistd::{getegid, geteuid, getgroups, getresgid, getresuid};
 
     use super::*;
     use crate::host::netlink::Netlink;
-    use crate::host::testing::in_namespace;
-
-    const CHILD: &str = "RINGWAY_TEST_PRIVILEGES";
-
-    /// Runs a test of this module in a process of its own, which may give its rights away.
-    fn run_alone(test: &str) {
-        if !geteuid().is_root() {
-            println!("{test}: skipped, needs root");
-            return;
-        }
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                &format!("host::privileges::tests::{test}"),
-                "--ignored",
-                "--nocapture",
-            ])
-            .env(CHILD, "1")
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{text}{output:?}");
-        assert!(text.contains("1 passed"), "{text}");
-    }
-
-    fn alone() -> bool {
-        std::env::var_os(CHILD).is_some()
-    }
+    use crate::host::testing::{alone, in_namespace, run_alone};
 
     fn status_line(name: &str) -> String {
         std::fs::read_to_string("/proc/thread-self/status")
@@ -242,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_dropped_process_keeps_only_what_it_needs() {
-        run_alone("child_keeps_net_admin");
+        run_alone("host::privileges::tests::child_keeps_net_admin");
     }
 
     #[test]
@@ -306,7 +278,7 @@ mod tests {
 
     #[test]
     fn chroot_and_numbers() {
-        run_alone("child_in_chroot");
+        run_alone("host::privileges::tests::child_in_chroot");
     }
 
     #[test]

@@ -636,6 +636,14 @@ mod tests {
         ] {
             netns.ip(command);
         }
+        // The kernel makes the local routes of IPv6 addresses a little later than the addresses.
+        let local = || netns.ip("-6 route show table local");
+        while !["2001:db8::10", "fd00::2"]
+            .iter()
+            .all(|a| local().contains(a))
+        {
+            std::thread::yield_now();
+        }
         let mut netlink = Netlink::open().unwrap();
         let uplink = netlink.index_of("rwup0").unwrap().unwrap();
         let tunnel = netlink.index_of("rwtun0").unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! A network namespace for one test.
+//! A network namespace for one test, or a process.
 //!
 //! The test's body runs on a thread of its own that has left for a new namespace; the namespace has
 //! no name and no process besides, so the kernel removes it with all that was made in it when the
@@ -32,6 +32,34 @@ pub(crate) fn in_namespace(test: &str, body: impl FnOnce(&Namespace) + Send) {
             std::panic::resume_unwind(panic);
         }
     });
+}
+
+const ALONE: &str = "RINGWAY_TEST_ALONE";
+
+/// Runs an ignored test, named with its modules, in a process of its own, which may give its rights
+/// away; says so and returns when this process has none. Its temporary files are removed here, as
+/// it may be shut out from them at its end.
+pub(crate) fn run_alone(test: &str) {
+    if !nix::unistd::geteuid().is_root() {
+        println!("{test}: skipped, needs root");
+        return;
+    }
+    let tmp_dir = tempfile::TempDir::new().unwrap();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--ignored", "--nocapture"])
+        .env(ALONE, "1")
+        .env("TMPDIR", tmp_dir.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{output:?}");
+    assert!(text.contains("1 passed"), "{text}");
+}
+
+/// Whether this process is one of [`run_alone`].
+pub(crate) fn alone() -> bool {
+    std::env::var_os(ALONE).is_some()
 }
 
 impl Namespace {

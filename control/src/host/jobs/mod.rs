@@ -10,7 +10,7 @@
 //!
 //! One descriptor ([`Jobs::as_fd`]) becomes readable when any of them ends or prints; there is no
 //! thread and no signal handler. Few run at a time, since a service manager counts their processes
-//! among this daemon's tasks. The rest waits in order, except that jobs of one *lane* never run
+//! among this daemon's tasks ([`JobLimits::for_host`]). The rest waits in order, except that jobs of one *lane* never run
 //! beside each other: whoever is told about an address or a client is told in the order of events.
 //!
 //! When too many verdicts wait, another one is refused, which costs the client it is for and nobody
@@ -26,17 +26,26 @@ mod output;
 mod tests;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::resource::{Resource, getrlimit};
+use nix::unistd::geteuid;
 
 use super::env::ScriptEnv;
 use super::script::{Hook, ScriptCommand, ScriptError};
 use crate::log;
 pub use job::Job;
 pub use output::{Flow, ScriptOutput};
+
+/// Scripts at a time where nothing else limits them.
+const MAX_RUNNING: usize = 8;
+/// Processes of one script, as a rule: a shell and what it calls.
+const TASKS_OF_SCRIPT: u64 = 3;
 
 /// How long a script may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(2);
@@ -91,10 +100,27 @@ pub struct JobLimits {
     pub outputs: usize,
 }
 
+impl JobLimits {
+    /// Limits that fit what this process may start: a service manager often allows few processes
+    /// (`TasksMax`), and few for one user (`LimitNPROC`), which counts only after a change of user
+    /// (`drops_user`). `own_threads` are those of this process. To be asked before `chroot`.
+    pub fn for_host(own_threads: usize, drops_user: bool) -> Self {
+        let of_user = getrlimit(Resource::RLIMIT_NPROC)
+            .ok()
+            .map(|(soft, _)| soft)
+            .filter(|_| drops_user || !geteuid().is_root());
+        let tasks = of_user.into_iter().chain(tasks_of_group()).min();
+        JobLimits {
+            running: tasks.map_or(MAX_RUNNING, |tasks| running_within(tasks, own_threads)),
+            ..JobLimits::default()
+        }
+    }
+}
+
 impl Default for JobLimits {
     fn default() -> Self {
         JobLimits {
-            running: 8,
+            running: MAX_RUNNING,
             verdicts: 1024,
             notices: 8192,
             outputs: 256,
@@ -279,14 +305,21 @@ impl Jobs {
                     .as_deref()
                     .is_none_or(|lane| !taken.contains(lane))
             });
-            let Some((id, spec)) = next.and_then(|index| self.waiting.remove(index)) else {
+            let Some((index, (id, spec))) =
+                next.and_then(|index| Some((index, self.waiting.remove(index)?)))
+            else {
                 return;
             };
-            self.start(now, id, spec);
+            if let Some(spec) = self.start(now, id, spec) {
+                self.waiting.insert(index, (id, spec));
+                return;
+            }
         }
     }
 
-    fn start(&mut self, now: Instant, id: JobId, spec: JobSpec) {
+    /// Starts a job, or reports why not. Gives it back if there are too many processes for now and
+    /// the end of another job may change that.
+    fn start(&mut self, now: Instant, id: JobId, spec: JobSpec) -> Option<JobSpec> {
         let label = format!("{}: {}", spec.client, spec.hook.name());
         let started = Job::spawn(
             spec.hook,
@@ -322,8 +355,14 @@ impl Jobs {
                 };
                 self.outputs.insert(id.0, tap);
             }
+            Err(ScriptError::Start(error))
+                if error.kind() == io::ErrorKind::WouldBlock && !self.running.is_empty() =>
+            {
+                return Some(spec);
+            }
             Err(error) => self.report(id, spec.kind, &spec.client, spec.hook, Err(error)),
         }
+        None
     }
 
     fn watch(&self, descriptor: impl AsFd, data: u64) -> io::Result<()> {
@@ -468,6 +507,22 @@ impl Running {
             self.job.stop();
         }
     }
+}
+
+/// How many scripts at a time have room in `tasks` beside `own_threads`.
+fn running_within(tasks: u64, own_threads: usize) -> usize {
+    let room = tasks.saturating_sub(own_threads as u64) / TASKS_OF_SCRIPT;
+    usize::try_from(room)
+        .unwrap_or(MAX_RUNNING)
+        .clamp(1, MAX_RUNNING)
+}
+
+/// The limit of this process's control group, if it has one.
+fn tasks_of_group() -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let limit = Path::new("/sys/fs/cgroup").join(own).join("pids.max");
+    fs::read_to_string(limit).ok()?.trim().parse().ok()
 }
 
 fn print(line: &str) {

@@ -1,10 +1,15 @@
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::setrlimit;
 use tempfile::TempDir;
 
 use super::*;
+use crate::host::privileges;
+use crate::host::testing::{alone, run_alone};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -355,6 +360,88 @@ fn dropping_ends_everything() {
     let child = f.read("child");
     f.jobs = Jobs::new(JobLimits::default(), 2).unwrap();
     await_end(child.trim());
+}
+
+#[test]
+fn limits_leave_room_for_the_daemon() {
+    // LimitNPROC=10 and TasksMax=20 of common service files.
+    assert_eq!(running_within(10, 3), 2);
+    assert_eq!(running_within(20, 4), 5);
+    assert_eq!(running_within(2, 4), 1);
+    assert_eq!(running_within(u64::MAX, 4), MAX_RUNNING);
+    let limits = JobLimits::for_host(4, false);
+    assert!((1..=MAX_RUNNING).contains(&limits.running));
+}
+
+#[test]
+fn jobs_run_without_rights_and_in_chroot() {
+    run_alone("host::jobs::tests::child_without_rights");
+}
+
+#[test]
+#[ignore = "started by jobs_run_without_rights_and_in_chroot"]
+fn child_without_rights() {
+    if !alone() {
+        return;
+    }
+    let root = TempDir::new().unwrap();
+    let shell = Command::new("ldd").arg("/bin/sh").output().unwrap();
+    let libraries = String::from_utf8(shell.stdout).unwrap();
+    let libraries = libraries.split_whitespace().filter(|w| w.starts_with('/'));
+    for file in libraries.chain(["/bin/sh"]) {
+        let copy = root.path().join(&file[1..]);
+        fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        fs::copy(file, copy).unwrap();
+    }
+    fs::create_dir(root.path().join("work")).unwrap();
+    for open in [root.path().to_owned(), root.path().join("work")] {
+        fs::set_permissions(open, fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    // A user no other process has, with room for two beside the threads of this test.
+    let plan = privileges::plan(Some("1912345"), Some("1912345"), Some(root.path())).unwrap();
+    privileges::drop(&plan, &[]).unwrap();
+    let threads = fs::read_dir("/proc/self/task").map_or(2, |tasks| tasks.count() as u64);
+    setrlimit(Resource::RLIMIT_NPROC, threads + 2, threads + 2).unwrap();
+
+    let mut jobs = Jobs::new(JobLimits::default(), 2).unwrap();
+    let now = Instant::now();
+    let spec = |text: &str| JobSpec {
+        hook: Hook::LearnAddress,
+        client: "branch1".into(),
+        command: ScriptCommand::from_words(["/bin/sh", "-c", text].map(str::to_owned).into()),
+        arguments: vec![],
+        env: ScriptEnv::new(),
+        lane: None,
+        deadline: None,
+        kind: JobKind::Verdict,
+    };
+    for _ in 0..5 {
+        let wait = "read x; echo x >> /work/ran; until [ -e /work/go ]; do :; done";
+        jobs.spawn(now, spec(wait)).unwrap();
+    }
+    assert_eq!((jobs.running(), jobs.waiting()), (2, 3));
+    let stuck = jobs
+        .spawn(now, spec("until [ -e /never ]; do :; done"))
+        .unwrap();
+    fs::write("/work/go", "").unwrap();
+    let mut passed = 0;
+    while passed < 5 {
+        if let Some((_, result)) = jobs.next_finished() {
+            assert_eq!(code(result), Some(0));
+            passed += 1;
+            continue;
+        }
+        let mut fds = [PollFd::new(jobs.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut fds, PollTimeout::from(60_000u16)), Ok(1));
+        jobs.handle_ready(now);
+    }
+    assert_eq!(fs::read_to_string("/work/ran").unwrap(), "x\n".repeat(5));
+    jobs.cancel(now, stuck);
+    while !jobs.is_idle() {
+        let mut fds = [PollFd::new(jobs.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut fds, PollTimeout::from(60_000u16)), Ok(1));
+        jobs.handle_ready(now);
+    }
 }
 
 /// Waits until a process is gone or only its exit status is left.
