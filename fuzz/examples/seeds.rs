@@ -143,6 +143,12 @@ fn texts() -> std::io::Result<()> {
           IV_CIPHERS=AES-256-GCM:AES-128-GCM:CHACHA20-POLY1305\nIV_PROTO=990\nIV_SSO=openurl,crtext\n\
           UV_SITE=north\n",
     )?;
+    save(
+        "pool_file",
+        "lines",
+        b"# comment\na,10.8.0.2,fd00::1000\nb, of C,10.8.0.3,\nold,10.8.0.9\nsix,,fd00::1008\n\
+          far,192.0.2.1,\nodd,10.8.0.11,fd00::1000\nnothing\nx,10.8.0.300,\ny,,\n,10.8.0.12,\n",
+    )?;
     let occ =
         "V4,dev-type tun,link-mtu 1549,tun-mtu 1500,proto UDPv4,auth SHA256,cipher AES-256-CBC";
     save(

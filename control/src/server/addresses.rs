@@ -17,6 +17,7 @@ use ringway_dataplane::tun::DeviceKind;
 use super::pool::{AddressPool, Lease, PoolLayout};
 use crate::config::options::{Ifconfig, IfconfigIpv6, Topology};
 use crate::config::server::{ClientConfig, ServerOptions};
+use crate::host::env::IfconfigEnd;
 
 /// The server's side of the network inside the tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +94,14 @@ impl Network {
     /// Whether the second part of a client's `ifconfig` is a netmask (subnet and tap).
     pub fn has_netmask(&self) -> bool {
         self.device == DeviceKind::Tap || self.topology == Topology::Subnet
+    }
+
+    /// What the second part of a client's `ifconfig` is, for the environment of scripts.
+    pub fn ifconfig_end(&self, v4: &AssignedV4) -> IfconfigEnd {
+        match self.has_netmask() {
+            true => IfconfigEnd::Netmask(v4.remote_netmask),
+            false => IfconfigEnd::Remote(v4.remote_netmask),
+        }
     }
 
     /// Chooses a client's addresses. Give them back with [`Addresses::release`].
@@ -262,6 +271,11 @@ pub(super) mod tests {
                 })
             );
             assert_eq!(got.own().count(), 2);
+            let end = match second.parse().unwrap() {
+                mask if second.starts_with("255.") => IfconfigEnd::Netmask(mask),
+                address => IfconfigEnd::Remote(address),
+            };
+            assert_eq!(network.ifconfig_end(&got.v4.unwrap()), end);
         }
     }
 

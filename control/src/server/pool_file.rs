@@ -77,9 +77,11 @@ impl PoolFile {
         };
         for (line, parsed) in parse(&text) {
             match parsed {
-                Ok(stored) => restore(pool, &stored, now, output.is_none(), |what| {
-                    warn(line, &what);
-                }),
+                Ok(stored) => {
+                    for what in restore(pool, &stored, now, output.is_none()) {
+                        warn(line, &what);
+                    }
+                }
                 Err(what) => warn(line, &what),
             }
         }
@@ -193,41 +195,32 @@ fn address<A: std::str::FromStr>(text: &str) -> Option<Option<A>> {
     }
 }
 
-fn restore(
-    pool: &mut AddressPool,
-    stored: &Remembered,
-    now: u64,
-    fixed: bool,
-    mut warn: impl FnMut(String),
-) {
-    let v4 = stored.v4.map(IpAddr::V4);
-    let v6 = stored.v6.map(IpAddr::V6);
-    let slots = [v4, v6].map(|address| {
-        let slot = pool.slot_of(address?);
-        if let (Some(address), None) = (address, slot) {
-            warn(format!(
-                "{address} of {} is outside the pool",
-                stored.common_name
-            ));
+/// Lets the pool remember what was stored. `now` is in seconds since 1970; a `fixed` address is for
+/// its name only. The texts are warnings.
+pub fn restore(pool: &mut AddressPool, stored: &Remembered, now: u64, fixed: bool) -> Vec<String> {
+    let name = &stored.common_name;
+    let mut warnings = Vec::new();
+    let mut inside = |address: Option<IpAddr>| {
+        let address = address?;
+        let slot = pool.slot_of(address);
+        if slot.is_none() {
+            warnings.push(format!("{address} of {name} is outside the pool"));
         }
-        slot
-    });
-    let address = match slots {
-        [None, None] => return,
-        [None, Some(_)] => v6,
-        [Some(v4_slot), v6_slot] => {
-            if v6_slot.is_some_and(|slot| slot != v4_slot) {
-                warn(format!(
-                    "the addresses of {} do not belong together, the IPv4 address counts",
-                    stored.common_name
-                ));
-            }
-            v4
-        }
+        slot.map(|slot| (address, slot))
     };
-    if let Some(address) = address {
-        pool.remember(address, &stored.common_name, now, fixed);
+    let v4 = inside(stored.v4.map(IpAddr::V4));
+    let v6 = inside(stored.v6.map(IpAddr::V6));
+    if let (Some((_, v4)), Some((_, v6))) = (v4, v6)
+        && v4 != v6
+    {
+        warnings.push(format!(
+            "the addresses of {name} do not belong together, the IPv4 address counts"
+        ));
     }
+    if let Some((address, _)) = v4.or(v6) {
+        pool.remember(address, name, now, fixed);
+    }
+    warnings
 }
 
 #[cfg(test)]
@@ -375,7 +368,8 @@ mod tests {
             }
             let mut second = pool();
             for (_, line) in parse(&to_text(&first)) {
-                restore(&mut second, &line.unwrap(), 1, false, |what| panic!("{what}"));
+                let warnings = restore(&mut second, &line.unwrap(), 1, false);
+                prop_assert_eq!(warnings, Vec::<String>::new());
             }
             prop_assert_eq!(to_text(&second), to_text(&first));
         }
@@ -384,7 +378,7 @@ mod tests {
         fn arbitrary_text_never_panics(text: String) {
             for (_, line) in parse(&text) {
                 if let Ok(stored) = line {
-                    restore(&mut pool(), &stored, 1, false, |_| {});
+                    restore(&mut pool(), &stored, 1, false);
                 }
             }
         }
