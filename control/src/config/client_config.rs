@@ -28,7 +28,7 @@ pub const DEFAULT: &str = "DEFAULT";
 
 /// Deepest nesting of `config`, as in the configuration itself.
 const MAX_DEPTH: usize = 10;
-/// Largest text in bytes, nested files counted one by one.
+/// Most bytes read for one client, nested files included.
 const MAX_TEXT: usize = 1 << 20;
 /// `inactive 0`
 const NEVER_INACTIVE: Inactive = Inactive {
@@ -108,6 +108,7 @@ pub fn parse(name: &str, text: &[u8], kind: Kind) -> Result<Read, Diagnostic> {
         ignore_unknown: Vec::new(),
         kind,
         depth: 1,
+        left: MAX_TEXT,
     };
     parser.text(&Arc::from(name), text)?;
     Ok((parser.config, parser.warnings))
@@ -172,14 +173,17 @@ struct Parser {
     kind: Kind,
     /// How many texts are open.
     depth: usize,
+    /// Bytes that may still be read.
+    left: usize,
 }
 
 impl Parser {
     fn text(&mut self, name: &Arc<str>, text: &[u8]) -> Result<(), Diagnostic> {
-        if text.len() > MAX_TEXT {
-            let message = format!("{name}: larger than {MAX_TEXT} bytes");
+        let Some(left) = self.left.checked_sub(text.len()) else {
+            let message = format!("{name}: more than {MAX_TEXT} bytes for one client");
             return Err(Diagnostic::general(message));
-        }
+        };
+        self.left = left;
         for line in lexer::lex(name, text, 1).map_err(|error| error.0)? {
             self.line(&line)?;
         }
@@ -346,8 +350,12 @@ fn prefix_of(mask: Ipv4Addr) -> u8 {
         .sum()
 }
 
-/// The content of a file, or the file's name with what is wrong with it.
+/// The content of a file, or the file's name with what is wrong with it. Waits for nothing: it is
+/// read while other clients are served.
 fn read(path: &Path) -> Result<Vec<u8>, String> {
+    if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+        return Err(format!("{}: not a regular file", path.display()));
+    }
     let mut text = Vec::new();
     let limit = MAX_TEXT as u64 + 1;
     std::fs::File::open(path)

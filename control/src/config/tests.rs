@@ -12,6 +12,7 @@ use super::options::{
 use super::*;
 use crate::proto::TlsRole;
 
+mod client_config;
 mod proxy;
 mod server;
 
