@@ -400,16 +400,16 @@ mod tests {
     use super::*;
     use crate::config::{Position, parse_text};
 
-    struct Directory(std::path::PathBuf);
+    pub(super) struct Directory(pub(super) std::path::PathBuf);
 
     impl Directory {
-        fn new(name: &str) -> Self {
+        pub(super) fn new(name: &str) -> Self {
             let path = std::env::temp_dir().join(format!("ringway-{name}-{}", std::process::id()));
             std::fs::create_dir_all(&path).unwrap();
             Directory(path)
         }
 
-        fn file(&self, name: &str, content: &str, mode: u32) -> String {
+        pub(super) fn file(&self, name: &str, content: &str, mode: u32) -> String {
             let path = self.0.join(name);
             std::fs::write(&path, content).unwrap();
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
@@ -423,7 +423,7 @@ mod tests {
         }
     }
 
-    fn none(_: &Options) -> Vec<Diagnostic> {
+    pub(super) fn none(_: &Options) -> Vec<Diagnostic> {
         Vec::new()
     }
 

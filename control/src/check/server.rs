@@ -153,3 +153,117 @@ fn named(option: &str, severity: Severity, message: String) -> Diagnostic {
         ..Diagnostic::general(message)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{Directory, none};
+    use crate::check::check_options;
+    use crate::config::{Diagnostic, parse_text};
+
+    /// What a check says about a server with these further lines.
+    fn found(dir: &Directory, extra: &str) -> Vec<String> {
+        let pem = dir.file("a.pem", "x", 0o644);
+        let key = dir.file("a.key", "x", 0o600);
+        let text = format!(
+            "dev tun\nserver 10.8.0.0 255.255.255.0\nca {pem}\ncert {pem}\nkey {key}\n\
+             keepalive 10 60\nscript-security 2\n{extra}\n"
+        );
+        let loaded = parse_text("t", text.as_bytes()).unwrap();
+        check_options(&loaded.options, &none)
+            .iter()
+            .map(Diagnostic::to_string)
+            .collect()
+    }
+
+    #[test]
+    fn files_of_clients_are_read() {
+        let dir = Directory::new("check-ccd");
+        let ccd = dir.0.join("ccd");
+        std::fs::create_dir_all(ccd.join("folder")).unwrap();
+        let line = format!("client-config-dir {}", ccd.display());
+        std::fs::write(ccd.join("good"), "iroute 10.0.0.0\n").unwrap();
+        assert!(found(&dir, &line).is_empty(), "{:?}", found(&dir, &line));
+        std::fs::write(ccd.join("bad"), "push \"echo a\"\niroute x\n").unwrap();
+        std::fs::write(ccd.join("odd"), "push \"frob\"\n").unwrap();
+        let list = found(&dir, &line);
+        assert_eq!(
+            list,
+            [
+                format!(
+                    "{}/bad:2: iroute: \"x\" is not an IPv4 address",
+                    ccd.display()
+                ),
+                format!("{}/odd:1: push: \"frob\": unknown option", ccd.display()),
+            ]
+        );
+        for n in 0..150 {
+            std::fs::write(ccd.join(format!("many{n}")), "x\n").unwrap();
+        }
+        let list = found(&dir, &line);
+        assert_eq!(list.len(), 101);
+        assert!(list[100].starts_with("client-config-dir: 52 more findings in "));
+    }
+
+    #[test]
+    fn what_a_server_names_is_looked_at() {
+        let dir = Directory::new("check-server");
+        let ipp = dir.file(
+            "ipp",
+            "a,10.8.0.2,\nb,10.8.0.3\n\nc\nd,,fd00::1\ne,x,\n",
+            0o644,
+        );
+        let list = found(&dir, &format!("ifconfig-pool-persist {ipp}"));
+        let skipped = "ifconfig-pool-persist: not a line";
+        assert_eq!(list.len(), 2, "{list:?}");
+        assert!(
+            list[0].starts_with(&format!("{ipp}:4: {skipped}")),
+            "{list:?}"
+        );
+        assert!(
+            list[1].starts_with(&format!("{ipp}:6: {skipped}")),
+            "{list:?}"
+        );
+        let token = "-----BEGIN OpenVPN auth-token server key-----\nAA==\n\
+                     -----END OpenVPN auth-token server key-----\n";
+        let good = dir.file("token", token, 0o600);
+        let login = "auth-user-pass-verify /bin/sh via-file\nauth-gen-token";
+        let text = format!("{login}\nauth-gen-token-secret {good}");
+        assert!(found(&dir, &text).is_empty(), "{:?}", found(&dir, &text));
+        let pem = dir.file("a.pem", "x", 0o644);
+        for (extra, expected) in [
+            (
+                "client-config-dir /nonexistent".to_owned(),
+                "client-config-dir: cannot read /nonexistent: ",
+            ),
+            (
+                "ifconfig-pool-persist /nonexistent/ipp".to_owned(),
+                "ifconfig-pool-persist: cannot write /nonexistent/ipp: ",
+            ),
+            (
+                "tmp-dir /nonexistent".to_owned(),
+                "tmp-dir: cannot write into /nonexistent",
+            ),
+            (
+                "client-connect /nonexistent/script".to_owned(),
+                "t:8: client-connect: /nonexistent/script does not exist",
+            ),
+            (format!("tls-verify {pem}"), "t:8: tls-verify: "),
+            (
+                "max-clients 254".to_owned(),
+                "max-clients: 254 clients may come in, but the pool has 253",
+            ),
+            (format!("tls-crypt-v2 {pem}"), "t:8: tls-crypt-v2: "),
+            (
+                format!("{login}\nauth-gen-token-secret {pem}"),
+                "t:10: auth-gen-token-secret: holds no key",
+            ),
+        ] {
+            let list = found(&dir, &extra);
+            assert!(
+                list.iter().any(|line| line.starts_with(expected)),
+                "{extra}: {list:?}"
+            );
+        }
+        assert!(found(&dir, "max-clients 253").is_empty());
+    }
+}
