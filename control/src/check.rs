@@ -4,6 +4,8 @@
 //! and hold what they should, scripts can be run, users exist, directories can be written to. It
 //! changes nothing and asks no name server.
 
+mod server;
+
 use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -11,9 +13,10 @@ use std::path::Path;
 use nix::unistd::{AccessFlags, access};
 
 use crate::config::options::{Connection, Credentials, CrlVerify, Wrap};
+use crate::config::proxy::Proxy;
 use crate::config::{Diagnostic, FileOrInline, Options, Severity, Source, load_all, script_list};
 use crate::proto::wrap::StaticKey;
-use crate::proto::wrap::tls_crypt_v2::ClientKey;
+use crate::proto::wrap::tls_crypt_v2::{ClientKey, ServerKey};
 
 /// What a check found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,11 +115,15 @@ pub fn check_options(
     let mut findings = Vec::new();
     tls_files(options, &mut findings);
     for connection in &options.connections {
-        wrap_key(connection, &mut findings);
+        wrap_key(&connection.wrap, &mut findings);
+        proxy_login(connection, &mut findings);
     }
     logins(options, &mut findings);
     scripts(options, &mut findings);
     process(options, &mut findings);
+    if let Some(server) = &options.server {
+        server::check(options, server, &mut findings);
+    }
     for finding in cert_check(options) {
         let same = |known: &Diagnostic| {
             known.severity == Severity::Error
@@ -151,8 +158,8 @@ fn tls_files(options: &Options, findings: &mut Vec<Diagnostic>) {
     }
 }
 
-fn wrap_key(connection: &Connection, findings: &mut Vec<Diagnostic>) {
-    let (source, result) = match &connection.wrap {
+fn wrap_key(wrap: &Wrap, findings: &mut Vec<Diagnostic>) {
+    let (source, result) = match wrap {
         Wrap::None => return,
         Wrap::TlsAuth { key, direction } => {
             let Some(text) = secret_of(key, findings) else {
@@ -172,14 +179,22 @@ fn wrap_key(connection: &Connection, findings: &mut Vec<Diagnostic>) {
             Some(text) => (key, ClientKey::parse(&text).map(drop)),
             None => return,
         },
+        Wrap::TlsCryptV2Server { key, beside, .. } => {
+            wrap_key(beside, findings);
+            match secret_of(key, findings) {
+                Some(text) => (key, ServerKey::parse(&text).map(drop)),
+                None => return,
+            }
+        }
     };
     if let Err(error) = result {
         fault(source, &error.to_string(), findings);
     }
 }
 
-fn logins(options: &Options, findings: &mut Vec<Diagnostic>) {
-    if let Some(Credentials::From(source)) = &options.auth_user_pass
+/// A file with a user name on its first line.
+fn login(credentials: &Credentials, findings: &mut Vec<Diagnostic>) {
+    if let Credentials::From(source) = credentials
         && let Some(text) = secret_of(source, findings)
         && text
             .lines()
@@ -187,6 +202,23 @@ fn logins(options: &Options, findings: &mut Vec<Diagnostic>) {
             .is_none_or(|line| line.trim().is_empty())
     {
         fault(source, "the first line must hold the user name", findings);
+    }
+}
+
+fn proxy_login(connection: &Connection, findings: &mut Vec<Diagnostic>) {
+    let credentials = match &connection.proxy {
+        Some(Proxy::Http(proxy)) => proxy.credentials.as_ref(),
+        Some(Proxy::Socks(proxy)) => proxy.credentials.as_ref(),
+        None => None,
+    };
+    if let Some(credentials) = credentials {
+        login(credentials, findings);
+    }
+}
+
+fn logins(options: &Options, findings: &mut Vec<Diagnostic>) {
+    if let Some(credentials) = &options.auth_user_pass {
+        login(credentials, findings);
     }
     if let Some(Credentials::From(source)) = &options.askpass
         && let Some(text) = secret_of(source, findings)
@@ -368,16 +400,16 @@ mod tests {
     use super::*;
     use crate::config::{Position, parse_text};
 
-    struct Directory(std::path::PathBuf);
+    pub(super) struct Directory(pub(super) std::path::PathBuf);
 
     impl Directory {
-        fn new(name: &str) -> Self {
+        pub(super) fn new(name: &str) -> Self {
             let path = std::env::temp_dir().join(format!("ringway-{name}-{}", std::process::id()));
             std::fs::create_dir_all(&path).unwrap();
             Directory(path)
         }
 
-        fn file(&self, name: &str, content: &str, mode: u32) -> String {
+        pub(super) fn file(&self, name: &str, content: &str, mode: u32) -> String {
             let path = self.0.join(name);
             std::fs::write(&path, content).unwrap();
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
@@ -391,7 +423,7 @@ mod tests {
         }
     }
 
-    fn none(_: &Options) -> Vec<Diagnostic> {
+    pub(super) fn none(_: &Options) -> Vec<Diagnostic> {
         Vec::new()
     }
 

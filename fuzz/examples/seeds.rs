@@ -176,6 +176,26 @@ fn texts() -> std::io::Result<()> {
           data-ciphers AES-256-GCM:?CHACHA20-POLY1305\nkey-direction 1\n<ca>\n-----BEGIN X-----\n\
           -----END X-----\n</ca>\nroute 10.0.0.0 255.0.0.0 vpn_gateway 5\npull-filter ignore route\n\
           redirect-gateway def1 bypass-dhcp\nignore-unknown-option x y\nx 1\nauth-user-pass\n",
+    )?;
+    save(
+        "config",
+        "server",
+        b"local 192.0.2.1 443 tcp\nlocal * 1194 udp6\ndev tun\nca ca.crt\ncert c.crt\nkey c.key\n\
+          dh none\ntopology net30\nserver 10.8.0.0 255.255.255.0\nserver-ipv6 fd00::/64\n\
+          ifconfig-pool-persist ipp.txt 0\npush \"route 10.1.0.0 255.255.0.0\"\n\
+          client-config-dir ccd\nclient-to-client\nkeepalive 10 120\nmax-clients 100\n\
+          tls-crypt-v2 v2.key force-cookie\nauth-user-pass-verify \"/bin/v x\" via-file\n\
+          auth-gen-token 3600 600 external-auth\nverify-client-cert optional\n\
+          port-share localhost 80\ntcp-nodelay\nconnect-freq 5 10\n",
+    )?;
+    save(
+        "client_config",
+        "both",
+        b"ifconfig-push 10.8.0.9 255.255.255.0 10.9.0.9\nifconfig-ipv6-push fd00::9/64 fd00::1\n\
+          iroute 192.168.1.0 255.255.255.0\niroute-ipv6 fd01::/48\npush-reset\n\
+          push \"route 10.1.0.0\"\npush-remove route\ndata-ciphers AES-256-GCM:?X\ndisable\n\0\
+          push-remove dns\nping 5\nping-exit 20\ninactive 60 100\nvlan-pvid 5\n\
+          override-username \"a b\"\nignore-unknown-option x\nx 1\ncompress stub-v2\n",
     )
 }
 

@@ -37,7 +37,8 @@ pub enum Class {
     Action,
 }
 
-/// Where an option may stand, as a set of [`CONNECTION`], [`PULL`], [`INLINE`] and [`PULL_ONLY`].
+/// Where an option may stand, as a set of [`CONNECTION`], [`PULL`], [`INLINE`], [`PULL_ONLY`],
+/// [`CLIENT`] and [`CLIENT_ONLY`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Places(pub(super) u8);
 
@@ -51,6 +52,10 @@ pub const PULL: Places = Places(2);
 pub const INLINE: Places = Places(4);
 /// Pushed by a server and nowhere else.
 pub const PULL_ONLY: Places = Places(2 | 8);
+/// Also in what a server is told of one client: its file, or the output of `client-connect`.
+pub const CLIENT: Places = Places(16);
+/// In what a server is told of one client and nowhere else.
+pub const CLIENT_ONLY: Places = Places(16 | 32);
 
 impl Places {
     /// Both sets.
@@ -103,7 +108,8 @@ pub fn markdown() -> String {
          - **refused**: the program ends with the reason given.\n\
          - **action**: a command-line action of its own.\n\n\
          *Where* tells the places besides a file and the command line: `c` in a `<connection>`\n\
-         block, `p` pushed by a server, `i` as an inline block. A pushed option that is refused is\n\
+         block, `p` pushed by a server, `i` as an inline block, `d` in a client's file of\n\
+         `client-config-dir` or the output of `client-connect`. A pushed option that is refused is\n\
          skipped with a warning.\n\n\
          | option | status | where | reason |\n|---|---|---|---|\n",
     );
@@ -115,14 +121,16 @@ pub fn markdown() -> String {
             Class::Action => ("action", ""),
         };
         let mut places = String::new();
-        for (place, letter) in [(CONNECTION, 'c'), (PULL, 'p'), (INLINE, 'i')] {
+        for (place, letter) in [(CONNECTION, 'c'), (PULL, 'p'), (INLINE, 'i'), (CLIENT, 'd')] {
             if directive.places.has(place) {
                 places.push(letter);
             }
         }
-        let only = match directive.places.has(PULL_ONLY) {
-            true => " only",
-            false => "",
+        let places_only = [PULL_ONLY, CLIENT_ONLY].map(|only| directive.places.has(only));
+        let only = if places_only.contains(&true) {
+            " only"
+        } else {
+            ""
         };
         // Writing to a string cannot fail.
         let _ = writeln!(

@@ -1,11 +1,14 @@
 //! A configuration while it is read: values as given, before defaults and cross checks.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use super::diagnostic::Diagnostic;
-use super::options::{Family, Fragment, Options};
+use super::options::{Credentials, Family, Fragment, Options};
 use super::position::{FileOrInline, Position, Source};
+use super::proxy::{HttpProxyAuth, SocksProxy};
+use super::server::ServerOptions;
 
 /// What has been read so far.
 #[derive(Debug, Default)]
@@ -28,6 +31,14 @@ pub(super) struct Draft {
     pub(super) compat_mode: Option<(u32, u32)>,
     /// `dev-type tun`.
     pub(super) dev_type_tun: bool,
+    /// `dev-type tap`.
+    pub(super) dev_type_tap: bool,
+    /// `proto-force`: true is TCP.
+    pub(super) proto_force_tcp: Option<bool>,
+    /// Every `local` outside any `<connection>`.
+    pub(super) locals: Vec<LocalDraft>,
+    /// Options of a server.
+    pub(super) server: ServerDraft,
     /// Findings that do not stop.
     pub(super) warnings: Vec<Diagnostic>,
 }
@@ -44,8 +55,10 @@ impl Draft {
 pub(super) struct ConnectionDraft {
     pub(super) remote: Option<String>,
     pub(super) rport: Option<u16>,
-    pub(super) family: Option<Family>,
-    pub(super) local: Option<String>,
+    pub(super) proto: Option<ProtoDraft>,
+    pub(super) local: Option<LocalDraft>,
+    pub(super) http_proxy: HttpProxyDraft,
+    pub(super) socks_proxy: Option<SocksProxy>,
     pub(super) lport: Option<u16>,
     /// `bind` true, `nobind` false.
     pub(super) bind: Option<bool>,
@@ -61,8 +74,89 @@ pub(super) struct ConnectionDraft {
     pub(super) tls_auth: Option<Source>,
     pub(super) tls_crypt: Option<Source>,
     pub(super) tls_crypt_v2: Option<Source>,
+    /// `force-cookie` true, `allow-noncookie` false.
+    pub(super) tls_crypt_v2_cookie: Option<bool>,
     pub(super) key_direction: Option<u8>,
     pub(super) position: Option<Position>,
+}
+
+/// `proto` as given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ProtoDraft {
+    pub(super) kind: ProtoKind,
+    pub(super) family: Family,
+}
+
+/// What `proto` says besides the family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ProtoKind {
+    Udp,
+    /// By the role.
+    Tcp,
+    TcpClient,
+    TcpServer,
+}
+
+/// `local host [port [proto]]`.
+#[derive(Clone, Debug)]
+pub(super) struct LocalDraft {
+    /// `None` is `*`.
+    pub(super) host: Option<String>,
+    pub(super) port: Option<u16>,
+    pub(super) proto: Option<ProtoDraft>,
+    pub(super) position: Position,
+}
+
+/// `http-proxy` and what belongs to it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct HttpProxyDraft {
+    /// Host, port, how to log in.
+    pub(super) proxy: Option<(String, u16, HttpProxyAuth)>,
+    /// From `http-proxy` itself, or `http-proxy-user-pass`.
+    pub(super) credentials: Option<Credentials>,
+    pub(super) version: Option<String>,
+    pub(super) agent: Option<String>,
+    pub(super) headers: Vec<(String, Option<String>)>,
+    /// Where the first of them stands.
+    pub(super) position: Option<Position>,
+}
+
+/// Options of a server as given; those in `options` need no second look.
+#[derive(Debug, Default)]
+pub(super) struct ServerDraft {
+    pub(super) options: ServerOptions,
+    /// `mode server`.
+    pub(super) mode: bool,
+    /// `server network netmask`.
+    pub(super) network: Option<(Ipv4Addr, Ipv4Addr)>,
+    /// `server ... nopool`.
+    pub(super) nopool: bool,
+    /// `server-ipv6`.
+    pub(super) network_ipv6: Option<(Ipv6Addr, u8)>,
+    /// `server-bridge`.
+    pub(super) bridge: Option<BridgeDraft>,
+    /// Second time of `auth-gen-token`.
+    pub(super) token_renewal: Option<u64>,
+    /// `tcp-nodelay`.
+    pub(super) tcp_nodelay: bool,
+}
+
+impl ServerDraft {
+    /// The configuration is one of a server.
+    pub(super) fn is_on(&self) -> bool {
+        self.mode || self.network.is_some() || self.network_ipv6.is_some() || self.bridge.is_some()
+    }
+}
+
+/// `server-bridge` as given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BridgeDraft {
+    /// Without arguments.
+    Dhcp,
+    /// `nogw`
+    DhcpNoGateway,
+    /// Gateway, netmask, first and last address.
+    Pool([Ipv4Addr; 4]),
 }
 
 /// `mssfix` as given.
@@ -106,9 +200,14 @@ impl Given<'_> {
 
     /// The inline content, or the file that the first parameter names.
     pub(super) fn source(&mut self) -> Result<Source, String> {
+        self.source_at(0)
+    }
+
+    /// The inline content, or the file that a parameter names.
+    pub(super) fn source_at(&mut self, index: usize) -> Result<Source, String> {
         let data = match self.inline.take() {
             Some(content) => FileOrInline::Inline(content),
-            None => FileOrInline::Path(self.path(self.arg(0))?),
+            None => FileOrInline::Path(self.path(self.arg(index))?),
         };
         Ok(Source {
             data,

@@ -1,23 +1,27 @@
 //! From what was given to what holds: defaults, options that stand for others, and checks of
 //! options against each other.
 
+mod server;
+mod transport;
+
+pub(super) use server::push_problem;
+
 use ringway_dataplane::key_slot::{Cipher, Digest};
 
 use super::diagnostic::{ConfigError, Diagnostic};
 use super::draft::{ConnectionDraft, Draft, MssFixDraft};
 use super::options::{
-    Connection, CrlVerify, DEFAULT_PORT, Family, Ifconfig, MssFix, Options, Script, Topology, Wrap,
-    parse_ip,
+    Connection, CrlVerify, DEFAULT_PORT, Family, Ifconfig, MssFix, Options, Proto, Script,
+    Topology, Wrap, parse_ip,
 };
 use super::parser::Loaded;
 use super::position::Position;
 use super::set::NO_TAP;
+use super::values::cipher_list;
 use crate::proto::TlsRole;
 
 /// `ping-restart` of a client until its server says otherwise (protocol §9).
 const PULL_PING_RESTART: u64 = 120;
-/// Longest `data-ciphers`.
-const MAX_DATA_CIPHERS: usize = 127;
 
 /// Completes and checks a draft.
 ///
@@ -26,11 +30,13 @@ const MAX_DATA_CIPHERS: usize = 127;
 pub(super) fn finish(mut draft: Draft) -> Result<Loaded, ConfigError> {
     role(&mut draft)?;
     device(&draft)?;
+    server::expand(&mut draft)?;
     connections(&mut draft)?;
     liveness(&mut draft)?;
     identity(&mut draft)?;
     ciphers(&mut draft)?;
     addresses(&draft)?;
+    server::complete(&mut draft)?;
     scripts(&mut draft);
     Ok(Loaded {
         options: draft.options,
@@ -59,7 +65,7 @@ fn warn(draft: &mut Draft, option: &str, message: &str) {
 }
 
 fn role(draft: &mut Draft) -> Result<(), ConfigError> {
-    let server = draft.at("tls-server").is_some();
+    let server = draft.at("tls-server").is_some() || server::implies_role(draft);
     let client = draft.at("tls-client").is_some() || draft.options.client;
     draft.options.pull |= draft.options.client;
     draft.options.tls_role = match (client, server) {
@@ -67,7 +73,11 @@ fn role(draft: &mut Draft) -> Result<(), ConfigError> {
         (false, true) => TlsRole::Server,
         (true, true) => {
             let message = "cannot be used together with tls-client or client; delete one";
-            return Err(conflict(draft, "tls-server", message));
+            let option = server::named(draft).unwrap_or("tls-server");
+            return Err(conflict(draft, option, message));
+        }
+        (false, false) if draft.server.is_on() => {
+            return Err(conflict(draft, "mode", "server needs tls-server"));
         }
         (false, false) => {
             let message = "no role: one of client, tls-client and tls-server is needed";
@@ -89,16 +99,24 @@ fn device(draft: &Draft) -> Result<(), ConfigError> {
     if dev.is_empty() {
         return Err(Diagnostic::general("dev: a device is needed, e.g. \"dev tun\"").into());
     }
-    if draft.dev_type_tun || dev.starts_with("tun") {
+    if draft.dev_type_tun || (dev.starts_with("tun") && !draft.dev_type_tap) {
         return Ok(());
     }
-    Err(match dev.starts_with("tap") {
+    if is_tap(draft) && draft.server.is_on() {
+        return Ok(());
+    }
+    Err(match is_tap(draft) {
         true => conflict(draft, "dev", NO_TAP),
         false => {
             let message = format!("add \"dev-type tun\" for a device named {dev}");
             conflict(draft, "dev", message)
         }
     })
+}
+
+/// The device carries Ethernet frames.
+fn is_tap(draft: &Draft) -> bool {
+    draft.dev_type_tap || (!draft.dev_type_tun && draft.options.dev.starts_with("tap"))
 }
 
 fn connections(draft: &mut Draft) -> Result<(), ConfigError> {
@@ -109,7 +127,7 @@ fn connections(draft: &mut Draft) -> Result<(), ConfigError> {
             let mut merged = draft.connection.clone();
             merged.remote = remote.remote;
             merged.rport = remote.rport.or(merged.rport);
-            merged.family = remote.family.or(merged.family);
+            merged.proto = remote.proto.or(merged.proto);
             merged.position = remote.position;
             merged
         }));
@@ -126,10 +144,25 @@ fn connections(draft: &mut Draft) -> Result<(), ConfigError> {
     if draft.options.pull && list.iter().any(|connection| connection.remote.is_none()) {
         return Err(Diagnostic::general("remote: a client needs a server to connect to").into());
     }
-    let connections = list
+    transport::forced(draft, &mut list)?;
+    let mut connections = list
         .into_iter()
         .map(|given| connection(draft, given))
         .collect::<Result<Vec<_>, _>>()?;
+    transport::check(draft, &connections)?;
+    if connections
+        .iter()
+        .all(|connection| connection.proto.is_tcp())
+        && draft.at("explicit-exit-notify").is_some()
+    {
+        let message = "no effect: with proto tcp the end of the connection tells the peer";
+        warn(draft, "explicit-exit-notify", message);
+    }
+    for connection in &mut connections {
+        if connection.proto.is_tcp() {
+            connection.explicit_exit_notify = 0;
+        }
+    }
     draft.options.connections = connections;
     Ok(())
 }
@@ -144,37 +177,42 @@ fn connection(draft: &Draft, given: ConnectionDraft) -> Result<Connection, Confi
             _ => conflict(draft, option, message),
         })
     };
-    let binds_itself =
-        given.local.is_some() || (given.lport.is_some() && draft.at("port").is_none());
+    let local = given.local.as_ref().and_then(|local| local.host.clone());
+    let local_port = given.local.as_ref().and_then(|local| local.port);
+    let lport = local_port.or(given.lport);
+    let local_proto = given.local.as_ref().and_then(|local| local.proto);
+    let chosen = local_proto.or(given.proto);
+    let proto = transport::proto(draft, chosen);
+    let binds_itself = local.is_some() || (lport.is_some() && draft.at("port").is_none());
     let bind = match given.bind {
-        Some(false) if given.lport.is_some_and(|_| binds_itself) => {
+        Some(false) if lport.is_some_and(|_| binds_itself) => {
             return fail("nobind", "cannot be used together with lport; delete one");
         }
-        Some(false) if given.local.is_some() => {
+        Some(false) if local.is_some() => {
             return fail("nobind", "cannot be used together with local; delete one");
         }
         Some(bind) => bind,
-        None => !draft.options.client || binds_itself,
+        None => !(draft.options.client || proto == Proto::TcpClient) || binds_itself,
     };
-    if !bind && given.remote.is_none() {
+    if !bind && given.remote.is_none() && proto == Proto::Udp {
         return fail(
             "nobind",
             "without a remote the peer cannot find this end; name a remote",
         );
     }
-    let family = given.family.unwrap_or(Family::Any);
-    for (option, address) in [("remote", &given.remote), ("local", &given.local)] {
+    let family = chosen.map_or(Family::Any, |chosen| chosen.family);
+    for (option, address) in [("remote", &given.remote), ("local", &local)] {
         let literal = address.as_deref().and_then(parse_ip);
         if literal.is_some_and(|ip| family == Family::V4 && ip.is_ipv6()) {
             return fail(
                 option,
-                "an IPv6 address does not fit proto udp4; use udp or udp6",
+                "an IPv6 address does not fit proto udp4 or tcp4; leave out the 4",
             );
         }
         if literal.is_some_and(|ip| family == Family::V6 && ip.is_ipv4()) {
             return fail(
                 option,
-                "an IPv4 address does not fit proto udp6; use udp or udp4",
+                "an IPv4 address does not fit proto udp6 or tcp6; leave out the 6",
             );
         }
     }
@@ -187,11 +225,14 @@ fn connection(draft: &Draft, given: ConnectionDraft) -> Result<Connection, Confi
         MssFixDraft::Fixed(n) => MssFix::Fixed(n),
     };
     let wrap = wrap(draft, &given)?;
+    let proxy = transport::proxy(&given, proto)?;
     Ok(Connection {
         rport: given.rport.unwrap_or(DEFAULT_PORT),
+        proto,
         family,
+        proxy,
         lport: match bind {
-            true => given.lport.unwrap_or(DEFAULT_PORT),
+            true => lport.unwrap_or(DEFAULT_PORT),
             false => 0,
         },
         bind,
@@ -209,7 +250,7 @@ fn connection(draft: &Draft, given: ConnectionDraft) -> Result<Connection, Confi
         wrap,
         position: given.position,
         remote: given.remote,
-        local: given.local,
+        local,
     })
 }
 
@@ -226,9 +267,26 @@ fn wrap(draft: &Draft, given: &ConnectionDraft) -> Result<Wrap, ConfigError> {
             direction,
         }),
         (None, Some(key), None) => Ok(Wrap::TlsCrypt(key.clone())),
+        (auth, crypt, Some(key)) if draft.server.is_on() && (auth.is_none() || crypt.is_none()) => {
+            Ok(Wrap::TlsCryptV2Server {
+                key: key.clone(),
+                force_cookie: from.tls_crypt_v2_cookie.unwrap_or(false),
+                beside: Box::new(match (auth, crypt) {
+                    (Some(key), _) => Wrap::TlsAuth {
+                        key: key.clone(),
+                        direction,
+                    },
+                    (None, Some(key)) => Wrap::TlsCrypt(key.clone()),
+                    (None, None) => Wrap::None,
+                }),
+            })
+        }
         (None, None, Some(key)) if draft.options.tls_role == TlsRole::Server => {
-            let message = "needs a server for many clients, which is not supported yet; \
-                           use tls-crypt";
+            let message = "has a key for each client and needs mode server; use tls-crypt";
+            Err(Diagnostic::error(&key.position, key.option, message).into())
+        }
+        (None, None, Some(key)) if from.tls_crypt_v2_cookie.is_some() => {
+            let message = "force-cookie and allow-noncookie are for servers; delete the word";
             Err(Diagnostic::error(&key.position, key.option, message).into())
         }
         (None, None, Some(key)) => Ok(Wrap::TlsCryptV2(key.clone())),
@@ -254,6 +312,9 @@ fn liveness(draft: &mut Draft) -> Result<(), ConfigError> {
         }
         draft.options.ping = interval;
         draft.options.ping_restart = timeout;
+        if draft.server.is_on() {
+            server::keepalive(draft, interval, timeout)?;
+        }
     }
     let chosen = draft.keepalive.is_some()
         || draft.at("ping-restart").is_some()
@@ -322,7 +383,8 @@ fn ciphers(draft: &mut Draft) -> Result<(), ConfigError> {
         .max_by_key(|name| draft.at(name).is_some())
         .unwrap_or("data-ciphers");
     if let Some(list) = draft.data_ciphers.take() {
-        draft.options.data_ciphers = cipher_list(draft, name, &list)?;
+        let list = cipher_list(&list).map_err(|message| conflict(draft, name, message))?;
+        draft.options.data_ciphers = list;
     }
     weak_ciphers(draft)?;
     let options = &mut draft.options;
@@ -336,7 +398,8 @@ fn ciphers(draft: &mut Draft) -> Result<(), ConfigError> {
         options.data_ciphers.push(cipher);
     }
     let old = draft.compat_mode.is_some_and(|version| version < (2, 4));
-    if options.data_ciphers_fallback.is_none() && (old || !options.pull) {
+    let many = draft.server.is_on();
+    if options.data_ciphers_fallback.is_none() && (old || !(options.pull || many)) {
         options.data_ciphers_fallback = Some(cipher);
     }
     let used = options.data_ciphers.contains(&cipher) || options.data_ciphers_fallback.is_some();
@@ -387,44 +450,6 @@ fn weak_ciphers(draft: &mut Draft) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// `data-ciphers`: names joined by colons, `?` before those that may be unknown, `DEFAULT` for the
-/// default.
-fn cipher_list(draft: &Draft, name: &str, list: &str) -> Result<Vec<Cipher>, ConfigError> {
-    if list.len() > MAX_DATA_CIPHERS {
-        let message = format!("longer than {MAX_DATA_CIPHERS} characters");
-        return Err(conflict(draft, name, message));
-    }
-    let mut ciphers = Vec::new();
-    let mut add = |cipher| {
-        if !ciphers.contains(&cipher) {
-            ciphers.push(cipher);
-        }
-    };
-    for word in list.split(':') {
-        let (optional, word) = match word.strip_prefix('?') {
-            Some(word) => (true, word),
-            None => (false, word),
-        };
-        match Cipher::from_name(word) {
-            Some(cipher) => add(cipher),
-            None if word == "DEFAULT" => super::options::DEFAULT_DATA_CIPHERS
-                .into_iter()
-                .for_each(&mut add),
-            None if optional => {}
-            None => {
-                let message = format!(
-                    "\"{word}\" is not supported; remove it, or see ringway --show-ciphers"
-                );
-                return Err(conflict(draft, name, message));
-            }
-        }
-    }
-    match ciphers.is_empty() {
-        true => Err(conflict(draft, name, "no cipher of the list is supported")),
-        false => Ok(ciphers),
-    }
-}
-
 fn cipher_names(ciphers: &[Cipher]) -> String {
     let names: Vec<_> = ciphers.iter().map(|&cipher| cipher.name()).collect();
     names.join(":")
@@ -441,6 +466,11 @@ fn addresses(draft: &Draft) -> Result<(), ConfigError> {
         let is_mask = second.octets()[0] == 255;
         let holes = bits.leading_ones() + bits.trailing_zeros() < 32;
         match options.topology {
+            _ if is_tap(draft) && (!is_mask || holes) => {
+                let message = "with a tap device the second value must be a netmask";
+                return Err(conflict(draft, "ifconfig", message));
+            }
+            _ if is_tap(draft) => {}
             Topology::Subnet if !is_mask || holes => {
                 let message = "with topology subnet the second value must be a netmask";
                 return Err(conflict(draft, "ifconfig", message));
@@ -496,4 +526,5 @@ pub(crate) fn script_list(options: &Options) -> impl Iterator<Item = (&'static s
     ]
     .into_iter()
     .filter_map(|(name, script)| script.as_ref().map(|script| (name, script)))
+    .chain(options.server.iter().flat_map(|server| server.scripts()))
 }

@@ -6,10 +6,12 @@
 //!                     directives (the table of every option)              |
 //!                                     |                                   |
 //!   PUSH_REPLY ------------------> pushed -> PulledOptions ---------------'
+//!   a client's file, client-connect -> client_config -> ClientConfig
 //! ```
 //! Nothing is silently ignored: an option is honoured, changes nothing here and says so in a
 //! warning, or is refused with a reason.
 
+pub mod client_config;
 pub mod diagnostic;
 pub mod directives;
 pub mod dns;
@@ -19,6 +21,7 @@ pub mod lexer;
 pub mod options;
 mod parser;
 pub mod position;
+pub mod proxy;
 pub mod pushed;
 mod routes;
 pub mod server;

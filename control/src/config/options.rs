@@ -13,10 +13,12 @@ use ringway_dataplane::framing::Framing;
 use ringway_dataplane::key_slot::{Cipher, Digest};
 
 use super::position::{Position, Secret, Source};
+use super::proxy::Proxy;
 pub use super::routes::{
     Ifconfig, IfconfigIpv6, PullFilter, PullFilterAction, RedirectGateway, Route, RouteAddr,
     RouteGateway, RouteIpv6, Topology,
 };
+use super::server::ServerOptions;
 use crate::proto::TlsRole;
 
 /// Everything a run is told by its configuration.
@@ -32,6 +34,8 @@ pub struct Options {
     pub pull: bool,
     /// `tls-client` or `tls-server`.
     pub tls_role: TlsRole,
+    /// What a server is told besides (`mode server`); `None` is one peer.
+    pub server: Option<Box<ServerOptions>>,
 
     // Transport
     /// The places to connect to, in file order; one without `remote` when none is named (wait for
@@ -318,6 +322,7 @@ impl Default for Options {
             client: false,
             pull: false,
             tls_role: TlsRole::Client,
+            server: None,
             connections: vec![Connection::default()],
             remote_random: false,
             remote_random_hostname: false,
@@ -455,8 +460,12 @@ pub struct Connection {
     pub remote: Option<String>,
     /// Port of the peer.
     pub rport: u16,
+    /// UDP, or which end of TCP.
+    pub proto: Proto,
     /// Which addresses may be used.
     pub family: Family,
+    /// What lies between.
+    pub proxy: Option<Proxy>,
     /// Name or address to bind to.
     pub local: Option<String>,
     /// Port to bind to; 0 lets the kernel choose.
@@ -493,7 +502,9 @@ impl Default for Connection {
         Connection {
             remote: None,
             rport: DEFAULT_PORT,
+            proto: Proto::Udp,
             family: Family::Any,
+            proxy: None,
             local: None,
             lport: DEFAULT_PORT,
             bind: true,
@@ -538,16 +549,44 @@ pub enum Wrap {
     TlsCrypt(Source),
     /// `tls-crypt-v2 FILE`; client key.
     TlsCryptV2(Source),
+    /// `tls-crypt-v2 FILE [force-cookie|allow-noncookie]` of a server; server key.
+    TlsCryptV2Server {
+        /// Server key file.
+        key: Source,
+        /// Clients that cannot echo a cookie (before 2.6) are refused.
+        force_cookie: bool,
+        /// Clients without a key of their own that are taken beside: `None`, `TlsAuth` or
+        /// `TlsCrypt`.
+        beside: Box<Wrap>,
+    },
+}
+
+/// Transport of a connection; `proto tcp` is already resolved by the role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proto {
+    /// `udp`
+    Udp,
+    /// `tcp-client`: connects.
+    TcpClient,
+    /// `tcp-server`: is connected to.
+    TcpServer,
+}
+
+impl Proto {
+    /// Either end of TCP.
+    pub fn is_tcp(self) -> bool {
+        self != Proto::Udp
+    }
 }
 
 /// Address families of the transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// `udp`: whatever the name resolves to.
+    /// `udp`, `tcp`: whatever the name resolves to.
     Any,
-    /// `udp4`
+    /// `udp4`, `tcp4`
     V4,
-    /// `udp6`
+    /// `udp6`, `tcp6`
     V6,
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::diagnostic::{ConfigError, Diagnostic};
-use super::directives::{self, CONNECTION, Class, Directive, INLINE, PULL_ONLY};
+use super::directives::{self, CLIENT_ONLY, CONNECTION, Class, Directive, INLINE, PULL_ONLY};
 use super::draft::{ConnectionDraft, Draft, Given};
 use super::finish::finish;
 use super::lexer::{self, Line};
@@ -271,6 +271,11 @@ impl Parser {
         }
         if directive.places.has(PULL_ONLY) {
             return error("only a server can send this option".to_owned());
+        }
+        if directive.places.has(CLIENT_ONLY) {
+            return error(
+                "is for one client: its file in client-config-dir, or client-connect".to_owned(),
+            );
         }
         if line.inline.is_some() {
             if !directive.places.has(INLINE) {

@@ -414,6 +414,8 @@ fn set_session(name: &str, args: &[String], state: &mut PulledOptions) -> Result
             let cipher = Cipher::from_name(first);
             state.cipher = Some(cipher.ok_or("the cipher is not supported")?);
         }
+        // Streams always have it.
+        "socket-flags" | "tcp-nodelay" => {}
         "key-derivation" => match first {
             "tls-ekm" => state.protocol_flags.tls_ekm = true,
             _ => return Err("unknown key derivation".to_owned()),

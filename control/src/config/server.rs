@@ -14,15 +14,21 @@ use crate::tls::VerifyClientCert;
 /// into the options they stand for (protocol §11).
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerOptions {
-    /// Addresses handed out, first to last; with topology net30 the first block and the last.
+    /// Addresses handed out, first to last; with topology net30 they are cut into blocks of four
+    /// from the first on.
     pub ifconfig_pool: Option<Pool>,
     /// IPv6 addresses handed out: the first one and the prefix length of its network.
     pub ifconfig_ipv6_pool: Option<(Ipv6Addr, u8)>,
+    /// `ifconfig-push` outside of this network and netmask is not pushed.
+    pub ifconfig_push_constraint: Option<(Ipv4Addr, Ipv4Addr)>,
     /// Where it is remembered who had which address.
     pub ifconfig_pool_persist: Option<PoolPersist>,
     /// `server-bridge` without arguments: clients ask a DHCP server on the bridge.
     pub bridge_dhcp: bool,
-    /// Options for every client, in file order, without the word `push`.
+    /// Options for every client, without the word `push`, in the order stock servers send them:
+    /// the `push` lines of the file, then what `server-ipv6`, `server` or `server-bridge`,
+    /// `keepalive` and `tcp-nodelay` stand for (route-gateway, topology, ping, ping-restart
+    /// included).
     pub push: Vec<String>,
     /// Directory with a file for each client.
     pub client_config_dir: Option<PathBuf>,
@@ -48,6 +54,9 @@ pub struct ServerOptions {
     pub username_as_common_name: bool,
     /// Whether clients need a certificate.
     pub verify_client_cert: VerifyClientCert,
+    /// `compress migrate`: clients that still ask for compression are told to stop, and are spoken
+    /// to with their framing.
+    pub compress_migrate: bool,
     /// Disconnect clients whose options string does not fit.
     pub opt_verify: bool,
     /// Who decides about user names and passwords.
@@ -87,6 +96,79 @@ pub struct ServerOptions {
     /// Every place to listen at, in file order; at least one.
     pub listen: Vec<Listen>,
 }
+
+impl Default for ServerOptions {
+    /// The values of a server without any option besides `mode server`.
+    fn default() -> Self {
+        ServerOptions {
+            ifconfig_pool: None,
+            ifconfig_ipv6_pool: None,
+            ifconfig_push_constraint: None,
+            ifconfig_pool_persist: None,
+            bridge_dhcp: false,
+            push: Vec::new(),
+            client_config_dir: None,
+            ccd_exclusive: false,
+            client_to_client: false,
+            duplicate_cn: false,
+            max_clients: 1024,
+            max_routes_per_client: 256,
+            connect_freq: None,
+            connect_freq_initial: Rate {
+                n: 100,
+                seconds: 10,
+            },
+            tcp_queue_limit: 64,
+            bcast_buffers: 256,
+            username_as_common_name: false,
+            verify_client_cert: VerifyClientCert::Require,
+            compress_migrate: false,
+            opt_verify: false,
+            auth_user_pass_verify: None,
+            auth_user_pass_optional: false,
+            auth_gen_token: None,
+            auth_gen_token_secret: None,
+            client_connect: None,
+            client_disconnect: None,
+            learn_address: None,
+            tls_verify: None,
+            tls_crypt_v2_verify: None,
+            tls_crypt_v2_max_age: None,
+            client_crresponse: None,
+            stale_routes_check: None,
+            tmp_dir: std::env::temp_dir(),
+            vlan_tagging: false,
+            vlan_accept: VlanAccept::All,
+            vlan_pvid: DEFAULT_VLAN,
+            port_share: None,
+            listen: vec![Listen::default()],
+        }
+    }
+}
+
+impl ServerOptions {
+    /// Every script with its option.
+    pub fn scripts(&self) -> impl Iterator<Item = (&'static str, &Script)> {
+        let login = self
+            .auth_user_pass_verify
+            .as_ref()
+            .map(|(script, _)| script);
+        [
+            ("auth-user-pass-verify", login),
+            ("client-connect", self.client_connect.as_ref()),
+            ("client-disconnect", self.client_disconnect.as_ref()),
+            ("learn-address", self.learn_address.as_ref()),
+            ("tls-verify", self.tls_verify.as_ref()),
+            ("tls-crypt-v2-verify", self.tls_crypt_v2_verify.as_ref()),
+            ("client-crresponse", self.client_crresponse.as_ref()),
+        ]
+        .into_iter()
+        .filter_map(|(name, script)| script.map(|script| (name, script)))
+    }
+}
+
+/// `vlan-pvid` of the device and of clients without one of their own.
+pub const DEFAULT_VLAN: u16 = 1;
 
 /// `ifconfig-pool`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,6 +254,18 @@ pub struct Listen {
     pub family: super::options::Family,
 }
 
+impl Default for Listen {
+    /// Every address, the usual port, UDP.
+    fn default() -> Self {
+        Listen {
+            local: None,
+            port: super::options::DEFAULT_PORT,
+            tcp: false,
+            family: super::options::Family::Any,
+        }
+    }
+}
+
 /// What one client is told, from its file or a script, over what holds for all.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ClientConfig {
@@ -199,11 +293,11 @@ pub struct ClientConfig {
     pub data_ciphers_fallback: Option<Cipher>,
     /// `ping`
     pub ping: Option<u64>,
-    /// `ping-restart`
+    /// `ping-restart`; at most one of this and `ping_exit` is set.
     pub ping_restart: Option<u64>,
     /// `ping-exit`
     pub ping_exit: Option<u64>,
-    /// `inactive`
+    /// `inactive`; 0 seconds switch it off for this client.
     pub inactive: Option<Inactive>,
     /// `session-timeout`
     pub session_timeout: Option<u64>,

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use ringway_dataplane::framing::Framing;
 use ringway_dataplane::key_slot::{Cipher, Digest};
 
-use super::directives::{CONNECTION, Class, DIRECTIVES, INLINE, PULL_ONLY};
+use super::directives::{CLIENT_ONLY, CONNECTION, Class, DIRECTIVES, INLINE, PULL_ONLY};
 use super::draft::{Draft, Given};
 use super::options::{
     Connection, Credentials, Family, Fragment, IoEngine, MssFix, RouteAddr, Topology,
@@ -12,6 +12,10 @@ use super::options::{
 };
 use super::*;
 use crate::proto::TlsRole;
+
+mod client_config;
+mod proxy;
+mod server;
 
 fn parse(text: &str) -> Loaded {
     parse_text("t.conf", text.as_bytes()).unwrap_or_else(|error| panic!("{error}"))
@@ -306,19 +310,11 @@ fn faults_name_place_option_and_remedy() {
         ),
         (
             "server 10.8.0.0 255.255.255.0",
-            "t.conf:8: server: server mode is not supported yet",
+            "t.conf:8: server: cannot be used together with tls-client or client; delete one",
         ),
         (
-            "mode server",
-            "t.conf:8: mode: server mode is not supported yet",
-        ),
-        (
-            "proto tcp",
-            "t.conf:8: proto: TCP transport is not supported yet; use udp on both ends",
-        ),
-        (
-            "remote x 1194 tcp-client",
-            "t.conf:8: remote: TCP transport is not supported yet; use udp on both ends",
+            "proto icmp",
+            "t.conf:8: proto: \"icmp\" is not one of: udp, tcp, tcp-client, tcp-server, each also with 4 or 6 after udp or tcp",
         ),
         (
             "secret k",
@@ -403,7 +399,7 @@ fn faults_name_place_option_and_remedy() {
         ),
         (
             "proto udp4\nlocal ::1",
-            "t.conf:9: local: an IPv6 address does not fit proto udp4; use udp or udp6",
+            "t.conf:9: local: an IPv6 address does not fit proto udp4 or tcp4; leave out the 4",
         ),
         (
             "static-challenge q 1",
@@ -578,7 +574,9 @@ fn every_honoured_option_is_handled() {
     let position = Position::new("t", 1);
     let unhandled = Err("cannot be used here".to_owned());
     for directive in DIRECTIVES {
-        let elsewhere = BY_PARSER.contains(&directive.name) || directive.places.has(PULL_ONLY);
+        let elsewhere = BY_PARSER.contains(&directive.name)
+            || directive.places.has(PULL_ONLY)
+            || directive.places.has(CLIENT_ONLY);
         if directive.class != Class::Honoured || elsewhere {
             continue;
         }

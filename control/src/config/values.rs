@@ -6,10 +6,12 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use ringway_dataplane::framing::Framing;
+use ringway_dataplane::key_slot::Cipher;
 
+use super::lexer;
 use super::options::{
-    Ifconfig, IfconfigIpv6, Inactive, RedirectGateway, Route, RouteAddr, RouteGateway, RouteIpv6,
-    Topology,
+    DEFAULT_DATA_CIPHERS, Ifconfig, IfconfigIpv6, Inactive, RedirectGateway, Route, RouteAddr,
+    RouteGateway, RouteIpv6, Topology,
 };
 
 /// A value or what is wrong with it.
@@ -17,6 +19,8 @@ pub(super) type Value<T> = Result<T, String>;
 
 /// Longest time that is accepted, about 68 years.
 const MAX_SECONDS: u64 = i32::MAX as u64;
+/// Longest `data-ciphers`.
+const MAX_DATA_CIPHERS: usize = 127;
 
 /// A decimal number within a range.
 pub(super) fn number(text: &str, range: RangeInclusive<u64>) -> Value<u64> {
@@ -86,7 +90,7 @@ pub(super) fn ipv6(text: &str) -> Value<Ipv6Addr> {
 }
 
 /// An IPv6 address with a prefix length.
-fn ipv6_prefix(text: &str, default: u8) -> Value<(Ipv6Addr, u8)> {
+pub(super) fn ipv6_prefix(text: &str, default: u8) -> Value<(Ipv6Addr, u8)> {
     let (address, prefix) = match text.split_once('/') {
         Some((address, bits)) => (address, number_u8(bits, 0..=128)?),
         None => (text, default),
@@ -219,6 +223,63 @@ pub(super) fn inactive(args: &[String]) -> Value<Option<Inactive>> {
         None => 0,
     };
     Ok((seconds > 0).then_some(Inactive { seconds, bytes }))
+}
+
+/// The name of a data cipher.
+pub(super) fn cipher(text: &str) -> Value<Cipher> {
+    Cipher::from_name(text).ok_or_else(|| {
+        format!("\"{text}\" is not supported; use AES-256-GCM, or see ringway --show-ciphers")
+    })
+}
+
+/// `data-ciphers`: names joined by colons, `?` before those that may be unknown, `DEFAULT` for the
+/// default.
+pub(super) fn cipher_list(list: &str) -> Value<Vec<Cipher>> {
+    if list.len() > MAX_DATA_CIPHERS {
+        return Err(format!("longer than {MAX_DATA_CIPHERS} characters"));
+    }
+    let mut ciphers = Vec::new();
+    let mut add = |cipher| {
+        if !ciphers.contains(&cipher) {
+            ciphers.push(cipher);
+        }
+    };
+    for word in list.split(':') {
+        let (optional, word) = match word.strip_prefix('?') {
+            Some(word) => (true, word),
+            None => (false, word),
+        };
+        match Cipher::from_name(word) {
+            Some(cipher) => add(cipher),
+            None if word == "DEFAULT" => DEFAULT_DATA_CIPHERS.into_iter().for_each(&mut add),
+            None if optional => {}
+            None => {
+                return Err(format!(
+                    "\"{word}\" is not supported; remove it, or see ringway --show-ciphers"
+                ));
+            }
+        }
+    }
+    match ciphers.is_empty() {
+        true => Err("no cipher of the list is supported".to_owned()),
+        false => Ok(ciphers),
+    }
+}
+
+/// The parameter of `push`: one option that fits a PUSH_REPLY, whose options are split at commas
+/// (protocol §8.3).
+pub(super) fn push_line(text: &str) -> Value<String> {
+    if text.contains(',') {
+        return Err("a comma cannot be pushed, options are split at commas".to_owned());
+    }
+    if text.chars().any(char::is_control) {
+        return Err("a pushed option must be printable".to_owned());
+    }
+    match lexer::words(text.as_bytes()) {
+        Ok(words) if words.is_empty() => Err("an option to push is needed".to_owned()),
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("the option to push is malformed: {error}")),
+    }
 }
 
 /// `compress` and `comp-lzo`: the framing, and whether the peer may send compressed packets.

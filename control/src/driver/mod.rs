@@ -160,8 +160,25 @@ pub fn remove_tun(request: &TunRequest) -> Result<(), String> {
     devices::remove(request)
 }
 
+/// What a configuration may ask for but no driver does so far.
+fn not_driven(options: &Options) -> Option<&'static str> {
+    let any = |wanted: fn(&Connection) -> bool| options.connections.iter().any(wanted);
+    if options.server.is_some() {
+        Some("mode server")
+    } else if any(|connection| connection.proto.is_tcp()) {
+        Some("proto tcp")
+    } else if any(|connection| connection.proxy.is_some()) {
+        Some("socks-proxy")
+    } else {
+        None
+    }
+}
+
 fn run_configured(loaded: Loaded, detached: &mut bool) -> Ending {
     let options = loaded.options;
+    if let Some(missing) = not_driven(&options) {
+        return Ending::fatal(format!("{missing} is understood but cannot be run yet"));
+    }
     if let Err(error) = options
         .cd
         .as_deref()

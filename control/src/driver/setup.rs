@@ -15,7 +15,7 @@ use super::keepalive::KeepaliveConfig;
 use super::remotes::Target;
 use crate::config::dns::Dns;
 use crate::config::options::{
-    Connection, Family, IoEngine, MssFix, MtuDisc, Options, Script, Topology, Wrap,
+    Connection, Family, IoEngine, MssFix, MtuDisc, Options, Proto, Script, Topology, Wrap,
 };
 use crate::config::position::Source;
 use crate::config::pushed::PulledOptions;
@@ -144,14 +144,23 @@ pub(super) fn preferences(options: &Options) -> Preferences {
 pub(super) fn options_string(options: &Options, connection: &Connection) -> String {
     let p2p = !options.pull;
     let ifconfig = options.ifconfig.filter(|_| p2p && !options.ifconfig_nowarn);
-    let (tls_auth, keydir) = match connection.wrap {
-        Wrap::TlsAuth { direction, .. } => (true, direction),
-        Wrap::None | Wrap::TlsCrypt(_) | Wrap::TlsCryptV2(_) => (false, None),
+    let wrap = match &connection.wrap {
+        Wrap::TlsCryptV2Server { beside, .. } => beside,
+        other => other,
+    };
+    let (tls_auth, keydir) = match wrap {
+        Wrap::TlsAuth { direction, .. } => (true, *direction),
+        Wrap::None | Wrap::TlsCrypt(_) => (false, None),
+        Wrap::TlsCryptV2(_) | Wrap::TlsCryptV2Server { .. } => (false, None),
     };
     OccInput {
         tap: false,
         tun_mtu: u32::from(connection.occ_mtu.unwrap_or(connection.tun_mtu)),
-        proto: OccProto::Udp,
+        proto: match connection.proto {
+            Proto::Udp => OccProto::Udp,
+            Proto::TcpClient => OccProto::TcpClient,
+            Proto::TcpServer => OccProto::TcpServer,
+        },
         tun_ipv6: p2p && options.ifconfig_ipv6.is_some(),
         ifconfig: ifconfig.map(|i| match options.topology {
             Topology::Subnet => {
@@ -428,6 +437,11 @@ pub(super) fn wrap_config(
                 key: client.key,
                 wkc: client.wkc,
             }
+        }
+        // Wraps as many connections as there are clients; their server unwraps their keys.
+        Wrap::TlsCryptV2Server { key, .. } => {
+            let reason = "a server key wraps no connection of its own";
+            return Err(format!("{}: {}: {reason}", key.position, key.option));
         }
     })
 }

@@ -103,6 +103,9 @@ pub(crate) fn settings(options: &Options) -> Result<TlsSettings, String> {
     s.x509_username_field
         .clone_from(&options.x509_username_field);
     s.peer_fingerprint.clone_from(&options.peer_fingerprint);
+    if let Some(server) = &options.server {
+        s.verify_client_cert = server.verify_client_cert;
+    }
     s.crl = match &options.crl_verify {
         None => None,
         Some(CrlVerify::Directory(source)) => source.path().map(|p| CrlSource::Dir(p.into())),

@@ -1,6 +1,9 @@
 //! Options of the transport, most of which may stand in a `<connection>` block.
 
-use crate::config::draft::{ConnectionDraft, Draft, Given, MssFixDraft};
+use super::proxy;
+use crate::config::draft::{
+    ConnectionDraft, Draft, Given, LocalDraft, MssFixDraft, ProtoDraft, ProtoKind,
+};
 use crate::config::options::{ConnectRetry, Family, Fragment, MtuDisc, RemapSignal};
 use crate::config::values::{
     choice, host_name, interface_name, number_u16, number_u32, port, seconds, some_seconds,
@@ -15,11 +18,13 @@ pub(super) fn set_global(draft: &mut Draft, given: &mut Given<'_>) -> Result<boo
             set(&mut remote, given)?;
             draft.remotes.push(remote);
         }
+        "local" => {
+            set(&mut draft.connection, given)?;
+            draft.locals.extend(draft.connection.local.clone());
+        }
         "proto-force" => {
-            choice(given.arg(0), &[("udp", ())]).map_err(|error| match given.arg(0) {
-                "tcp" => NO_TCP.to_owned(),
-                _ => error,
-            })?;
+            let tcp = choice(given.arg(0), &[("udp", false), ("tcp", true)])?;
+            draft.proto_force_tcp = Some(tcp);
         }
         "remote-random" => options.remote_random = true,
         "remote-random-hostname" => options.remote_random_hostname = true,
@@ -83,22 +88,21 @@ pub(super) fn set(connection: &mut ConnectionDraft, given: &mut Given<'_>) -> Re
                 connection.rport = Some(port(text)?);
             }
             if let Some(text) = given.args.get(2) {
-                connection.family = Some(family(text)?);
+                connection.proto = Some(proto(text)?);
             }
             connection.position = Some(given.position.clone());
         }
-        "proto" => connection.family = Some(family(given.arg(0))?),
+        "proto" => connection.proto = Some(proto(given.arg(0))?),
         "local" => {
-            connection.local = match given.arg(0) {
-                "*" => None,
-                text => Some(host_name(text)?),
-            };
-            if let Some(text) = given.args.get(1) {
-                connection.lport = Some(port(text)?);
-            }
-            if let Some(text) = given.args.get(2) {
-                connection.family = Some(family(text)?);
-            }
+            connection.local = Some(LocalDraft {
+                host: match given.arg(0) {
+                    "*" => None,
+                    text => Some(host_name(text)?),
+                },
+                port: given.args.get(1).map(|text| port(text)).transpose()?,
+                proto: given.args.get(2).map(|text| proto(text)).transpose()?,
+                position: given.position.clone(),
+            });
         }
         "port" => {
             let both = port(given.arg(0))?;
@@ -153,15 +157,17 @@ pub(super) fn set(connection: &mut ConnectionDraft, given: &mut Given<'_>) -> Re
         }
         "tls-crypt" => connection.tls_crypt = Some(given.source()?),
         "tls-crypt-v2" => {
-            if let Some(text) = given.args.get(1) {
-                return Err(format!(
-                    "\"{text}\" is for servers, which are not supported yet"
-                ));
-            }
+            connection.tls_crypt_v2_cookie = match given.args.get(1) {
+                Some(text) => Some(choice(
+                    text,
+                    &[("force-cookie", true), ("allow-noncookie", false)],
+                )?),
+                None => None,
+            };
             connection.tls_crypt_v2 = Some(given.source()?);
         }
         "key-direction" => connection.key_direction = Some(direction(given.arg(0))?),
-        _ => return Ok(false),
+        _ => return proxy::set(connection, given),
     }
     Ok(true)
 }
@@ -169,16 +175,33 @@ pub(super) fn set(connection: &mut ConnectionDraft, given: &mut Given<'_>) -> Re
 /// Smallest `fragment`, as OpenVPN has it: the smallest datagram every IPv4 host takes (RFC 791).
 const MIN_FRAGMENT: u16 = 68;
 
-const NO_TCP: &str = "TCP transport is not supported yet; use udp on both ends";
+/// `proto` and the last parameter of `remote` and `local`.
+fn proto(text: &str) -> Result<ProtoDraft, String> {
+    let (transport, side) = match text.split_once('-') {
+        Some((transport, side)) => (transport, Some(side)),
+        None => (text, None),
+    };
+    let family = match transport {
+        "udp" | "tcp" => Family::Any,
+        "udp4" | "tcp4" => Family::V4,
+        "udp6" | "tcp6" => Family::V6,
+        _ => return Err(not_a_proto(text)),
+    };
+    let kind = match (transport.starts_with("tcp"), side) {
+        (false, None) => ProtoKind::Udp,
+        (true, None) => ProtoKind::Tcp,
+        (true, Some("client")) => ProtoKind::TcpClient,
+        (true, Some("server")) => ProtoKind::TcpServer,
+        _ => return Err(not_a_proto(text)),
+    };
+    Ok(ProtoDraft { kind, family })
+}
 
-fn family(text: &str) -> Result<Family, String> {
-    match text {
-        "udp" => Ok(Family::Any),
-        "udp4" => Ok(Family::V4),
-        "udp6" => Ok(Family::V6),
-        _ if text.starts_with("tcp") => Err(NO_TCP.to_owned()),
-        _ => Err(format!("\"{text}\" is not one of: udp, udp4, udp6")),
-    }
+fn not_a_proto(text: &str) -> String {
+    format!(
+        "\"{text}\" is not one of: udp, tcp, tcp-client, tcp-server, each also with 4 or 6 after \
+         udp or tcp"
+    )
 }
 
 fn direction(text: &str) -> Result<u8, String> {

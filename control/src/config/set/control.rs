@@ -1,6 +1,6 @@
 //! Options of TLS, logins, key negotiation and rekeying.
 
-use ringway_dataplane::key_slot::{Cipher, Digest};
+use ringway_dataplane::key_slot::Digest;
 
 use crate::config::diagnostic::Diagnostic;
 use crate::config::draft::{Draft, Given};
@@ -10,7 +10,7 @@ use crate::config::options::{
 };
 use crate::config::position::Secret;
 use crate::config::values::{
-    choice, framing, number, number_u16, number_u32, seconds, some_seconds,
+    choice, cipher, framing, number, number_u16, number_u32, seconds, some_seconds,
 };
 use crate::proto::TlsRole;
 
@@ -22,11 +22,9 @@ pub(super) fn set(draft: &mut Draft, given: &mut Given<'_>) -> Result<bool, Stri
 fn set_tls(draft: &mut Draft, given: &mut Given<'_>) -> Result<bool, String> {
     let options = &mut draft.options;
     match given.name {
-        "mode" => match given.arg(0) {
-            "p2p" => {}
-            "server" => return Err("server mode is not supported yet".to_owned()),
-            other => return Err(format!("\"{other}\" is not one of: p2p, server")),
-        },
+        "mode" => {
+            draft.server.mode = choice(given.arg(0), &[("p2p", false), ("server", true)])?;
+        }
         "client" => options.client = true,
         "pull" => options.pull = true,
         // Taken from where they stand, by `finish`.
@@ -165,12 +163,12 @@ fn set_tls(draft: &mut Draft, given: &mut Given<'_>) -> Result<bool, String> {
 fn set_login(draft: &mut Draft, given: &mut Given<'_>) -> Result<bool, String> {
     let options = &mut draft.options;
     match given.name {
-        "askpass" => options.askpass = Some(credentials(given)?),
+        "askpass" => options.askpass = Some(credentials(given, 0)?),
         "auth-user-pass" => {
             if given.inline.is_none() && given.args.first().is_some_and(|w| w == "username-only") {
                 return Err("\"username-only\" is not supported yet".to_owned());
             }
-            options.auth_user_pass = Some(credentials(given)?);
+            options.auth_user_pass = Some(credentials(given, 0)?);
         }
         "auth-nocache" => options.auth_nocache = true,
         "auth-retry" => {
@@ -217,6 +215,7 @@ fn set_keys(draft: &mut Draft, given: &mut Given<'_>) -> Result<bool, String> {
             })?;
         }
         "compat-mode" => draft.compat_mode = Some(version(given.arg(0))?),
+        "compress" if given.args == ["migrate"] => draft.server.options.compress_migrate = true,
         "compress" | "comp-lzo" => {
             let (framing, compressed) = framing(given.name, given.args.first())?;
             options.compress = framing;
@@ -267,11 +266,11 @@ fn set_keys(draft: &mut Draft, given: &mut Given<'_>) -> Result<bool, String> {
     Ok(true)
 }
 
-/// The file named, the inline content, or the terminal.
-fn credentials(given: &mut Given<'_>) -> Result<Credentials, String> {
-    match (&given.inline, given.args.first().map(String::as_str)) {
+/// The inline content, the file that a parameter names, or the terminal.
+pub(super) fn credentials(given: &mut Given<'_>, index: usize) -> Result<Credentials, String> {
+    match (&given.inline, given.args.get(index).map(String::as_str)) {
         (None, None | Some("stdin")) => Ok(Credentials::Ask),
-        _ => Ok(Credentials::From(given.source()?)),
+        _ => Ok(Credentials::From(given.source_at(index)?)),
     }
 }
 
@@ -317,12 +316,6 @@ fn colon_list(given: &Given<'_>) -> Result<Vec<String>, String> {
         true => Err("an empty name in the list".to_owned()),
         false => Ok(list),
     }
-}
-
-fn cipher(text: &str) -> Result<ringway_dataplane::key_slot::Cipher, String> {
-    Cipher::from_name(text).ok_or_else(|| {
-        format!("\"{text}\" is not supported; use AES-256-GCM, or see ringway --show-ciphers")
-    })
 }
 
 fn version(text: &str) -> Result<(u32, u32), String> {

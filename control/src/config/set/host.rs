@@ -25,7 +25,7 @@ fn set_device(draft: &mut Draft, given: &mut Given<'_>) -> Result<bool, String> 
         }
         "dev-type" => match given.arg(0) {
             "tun" => draft.dev_type_tun = true,
-            "tap" => return Err(NO_TAP.to_owned()),
+            "tap" => draft.dev_type_tap = true,
             other => return Err(format!("\"{other}\" is not one of: tun, tap")),
         },
         "dev-node" => options.dev_node = Some(given.path(given.arg(0))?),

@@ -4,6 +4,8 @@ mod connection;
 mod control;
 mod host;
 mod process;
+mod proxy;
+mod server;
 
 pub(super) use host::NO_TAP;
 
@@ -27,6 +29,7 @@ pub(super) fn set(
                 || control::set(draft, &mut given)?
                 || host::set(draft, &mut given)?
                 || process::set(draft, &mut given)?
+                || server::set(draft, &mut given)?
         }
     };
     match known {

@@ -30,11 +30,11 @@ fn set_scripts(draft: &mut Draft, given: &mut Given<'_>) -> Result<bool, String>
             }
             options.setenv.push((name, given.arg(1).to_owned()));
         }
-        "up" => options.up = script(given)?,
-        "down" => options.down = script(given)?,
-        "route-up" => options.route_up = script(given)?,
-        "route-pre-down" => options.route_pre_down = script(given)?,
-        "ipchange" => options.ipchange = script(given)?,
+        "up" => options.up = Some(script(given)?),
+        "down" => options.down = Some(script(given)?),
+        "route-up" => options.route_up = Some(script(given)?),
+        "route-pre-down" => options.route_pre_down = Some(script(given)?),
+        "ipchange" => options.ipchange = Some(script(given)?),
         "up-delay" => options.up_delay = true,
         "up-restart" => options.up_restart = true,
         "down-pre" => options.down_pre = true,
@@ -154,15 +154,15 @@ fn set_ringway(draft: &mut Draft, given: &mut Given<'_>) -> Result<bool, String>
 }
 
 /// A command line, split like a line of a file.
-fn script(given: &Given<'_>) -> Result<Option<Script>, String> {
+pub(super) fn script(given: &Given<'_>) -> Result<Script, String> {
     let argv = lexer::words(given.arg(0).as_bytes()).map_err(|error| error.to_string())?;
     if argv.is_empty() {
         return Err("a program is needed".to_owned());
     }
-    Ok(Some(Script {
+    Ok(Script {
         argv,
         position: given.position.clone(),
-    }))
+    })
 }
 
 /// A list such as `2,4-7`.
