@@ -19,7 +19,8 @@ fn main() -> std::io::Result<()> {
     data_packets()?;
     super_packets()?;
     fragments()?;
-    sessions()
+    sessions()?;
+    servers()
 }
 
 fn save(target: &str, name: &str, bytes: &[u8]) -> std::io::Result<()> {
@@ -332,4 +333,37 @@ fn fragments() -> std::io::Result<()> {
     save("fragment", "forward", &forward)?;
     save("fragment", "backward", &backward)?;
     save("fragment", "whole", &[200, 0, 3, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8])
+}
+
+fn servers() -> std::io::Result<()> {
+    for (name, packet) in packets() {
+        let mut bare = packet.clear_header().to_vec();
+        packet.encode_rest(&mut bare);
+        let mut reset = packets()[0].1.clear_header().to_vec();
+        packets()[0].1.encode_rest(&mut reset);
+        for kind in 0..WRAPS {
+            // A reset, then the packet as it echoes the answer to that.
+            let pieces = [&reset, &bare].map(|bytes| [&[1, 0, 1], bytes.as_slice()].concat());
+            let pieces: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
+            let mut input = vec![kind];
+            input.extend_from_slice(&join(&pieces));
+            save("acceptor", &format!("{name}-{kind}"), &input)?;
+        }
+    }
+    for kind in (0..WRAPS).chain(0x10..0x10 + WRAPS) {
+        // A handshake, then a message of the client, orders of the driver, an hour, a new key.
+        let mut good = vec![kind];
+        good.extend_from_slice(&[0; 40]);
+        good.extend_from_slice(b"\xf0\x0cPUSH_REQUEST\0\0\xd5\x0cauth-token X\0\0\xd6\x06ping 9");
+        good.extend_from_slice(&[0, 0, 0, 0xd9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        good.extend_from_slice(b"\xd7\x03bye\0\0\0");
+        save("server", &format!("good-{kind}"), &good)?;
+        // A driver that takes its time.
+        let mut slow = vec![kind | 8];
+        slow.extend_from_slice(&[0; 40]);
+        slow.extend_from_slice(b"\xd2\x09\x09CR_TEXT::\0\0\xf0\x0fCR_RESPONSE,eA==\0\0");
+        slow.extend_from_slice(&[0xc0, 200, 0xd0, 0, 0xd3, 0, 0, 0, 0, 0, 0, 0, 0xd1, 0, 0, 0]);
+        save("server", &format!("slow-{kind}"), &slow)?;
+    }
+    Ok(())
 }

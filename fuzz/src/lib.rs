@@ -2,6 +2,7 @@
 //!
 //! Everything here is fixed, so that an input means the same in every run.
 
+pub mod server;
 pub mod tunnels;
 
 use ringway::proto::TlsRole;

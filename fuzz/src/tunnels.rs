@@ -82,7 +82,7 @@ impl End {
             transport: Transport::Udp,
             wrap,
             client_wraps: None,
-            tls: CONTEXTS[usize::from(role == TlsRole::Server)].clone(),
+            tls: tls(role),
             remote: (role == TlsRole::Client || kind / 3 % 2 == 1).then_some(far),
             float: false,
             single_session: false,
@@ -156,6 +156,11 @@ impl End {
         let due = self.tunnel.poll_timeout();
         assert!(due.is_none_or(|at| at > now.instant), "wakes for nothing");
     }
+}
+
+/// What both ends' certificates say.
+pub(crate) fn tls(role: TlsRole) -> Arc<TlsContext> {
+    CONTEXTS[usize::from(role == TlsRole::Server)].clone()
 }
 
 fn context(role: TlsRole) -> Arc<TlsContext> {
