@@ -35,7 +35,7 @@ use crate::proto::Now;
 use crate::proto::negotiate::Negotiated;
 use crate::proto::peer_info::extensions;
 use crate::proto::push::{Advance, ControlMessage};
-use crate::proto::tunnel::{self, KeyUsage, Mode, Tunnel};
+use crate::proto::tunnel::{self, Mode, Tunnel};
 
 /// The only peer of a point-to-point link or a client.
 const PEER: PeerHandle = PeerHandle(0);
@@ -385,7 +385,7 @@ impl<'p> Attempt<'p> {
             return;
         };
         let connection = &self.target.connection;
-        let shape = setup::wire_shape(negotiated, connection, endpoint.remote);
+        let shape = setup::wire_shape(negotiated, connection, endpoint);
         let (mss_v4, mss_v6) = shape.mss(setup::mssfix(connection.mssfix));
         let config = PeerConfig {
             endpoint,
@@ -465,11 +465,7 @@ impl<'p> Attempt<'p> {
             Some(interface) => interface.add_routes(&self.options, remote, &mut self.program.env),
             None => 0,
         };
-        if errors == 0 {
-            log::notice!("Initialization Sequence Completed");
-        } else {
-            log::notice!("Initialization Sequence Completed With Errors ({errors} routes failed)");
-        }
+        super::log_completed(errors);
         log::info!(
             "tunnel up after {:.1} s",
             self.started.elapsed().as_secs_f64()
@@ -618,7 +614,7 @@ impl<'p> Attempt<'p> {
             return;
         }
         self.tunnel
-            .handle_command(now, tunnel::Command::Usage(self.key_usage()));
+            .handle_command(now, tunnel::Command::Usage(setup::key_usage(&self.stats)));
         let first_packet_missing = self.tunnel.counters().accepted == 0
             && self.target.remote.is_some()
             && (self.mode == Mode::Pull || self.options.connections.len() > 1);
@@ -699,18 +695,6 @@ impl<'p> Attempt<'p> {
             peer_known: self.peer.is_some() || self.target.remote.is_some(),
             control_tx: self.tunnel.last_tx(),
             control_rx: self.tunnel.last_rx(),
-        }
-    }
-
-    fn key_usage(&self) -> KeyUsage {
-        let s = &self.stats;
-        KeyUsage {
-            tx_packets: s.key_tx_packets.load(Relaxed),
-            bytes: s.key_bytes(),
-            packets: s.key_packets(),
-            aead: s.key_aead_usage(),
-            auth_failures: s.key_auth_failures.load(Relaxed),
-            epoch: s.epoch.load(Relaxed),
         }
     }
 
@@ -798,7 +782,7 @@ fn start_workers(program: &mut Program, udp: &[UdpSocket]) -> Result<Workers, En
     Ok(workers)
 }
 
-fn now() -> Now {
+pub(super) fn now() -> Now {
     let unix = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |d| d.as_secs());

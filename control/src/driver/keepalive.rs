@@ -98,6 +98,11 @@ impl Keepalive {
         self.last_data
     }
 
+    /// When anything was last heard, to the second.
+    pub(super) fn last_rx(&self) -> Instant {
+        self.last_rx
+    }
+
     /// Takes a sample and says what is due, the gravest last.
     pub(super) fn tick(&mut self, now: Instant, sample: Sample) -> Option<Due> {
         if sample.tx_packets != self.tx_packets {

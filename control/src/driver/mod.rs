@@ -15,6 +15,7 @@ mod interface;
 mod keepalive;
 mod remotes;
 mod report;
+mod server;
 mod setup;
 mod tls_setup;
 
@@ -42,6 +43,7 @@ use crate::config::diagnostic::Diagnostic;
 use crate::config::dns::Dns;
 use crate::config::options::{Connection, Options, RemapSignal, Wrap};
 use crate::config::pushed::PulledOptions;
+use crate::config::server::ServerOptions;
 use crate::config::{self, Loaded};
 use crate::host::daemon;
 use crate::host::env::ScriptEnv;
@@ -49,11 +51,14 @@ use crate::host::privileges::{self, PrivilegePlan};
 use crate::host::script::{self, Hook};
 use crate::host::signals::{Signal, Signals};
 use crate::log;
-use crate::proto::Now;
+use crate::proto::{Now, TlsRole};
 use crate::proto::push::{Advance, AuthFailed};
 use crate::proto::tunnel::{Mode, Transport, TunnelConfig};
-use crate::proto::wrap::WrapConfig;
+use crate::proto::wrap::{ClientWraps, WrapConfig};
 use crate::tls::{TlsContext, TlsSession, cert_env};
+
+/// How long a server waits before it begins anew.
+const SERVER_PAUSE: Duration = Duration::from_secs(1);
 
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,7 +169,7 @@ pub fn remove_tun(request: &TunRequest) -> Result<(), String> {
 fn not_driven(options: &Options) -> Option<&'static str> {
     let any = |wanted: fn(&Connection) -> bool| options.connections.iter().any(wanted);
     if options.server.is_some() {
-        Some("mode server")
+        None
     } else if any(|connection| connection.proto.is_tcp()) {
         Some("proto tcp")
     } else if any(|connection| connection.proxy.is_some()) {
@@ -325,6 +330,9 @@ impl Program {
     }
 
     fn run_attempts(&mut self) -> Ending {
+        if let Some(settings) = self.options.server.clone() {
+            return self.run_server(&Arc::new(*settings));
+        }
         loop {
             let target = match self.next_target() {
                 Ok(target) => target,
@@ -364,6 +372,28 @@ impl Program {
                 backoff.map_or_else(|| self.remotes.pause(&self.options), Duration::from_secs);
             log::info!("Restart pause, {} second(s)", pause.as_secs());
             if let Some(ending) = self.sleep(pause) {
+                return ending;
+            }
+        }
+    }
+
+    /// Serves clients until the end; a soft restart begins anew with no clients.
+    fn run_server(&mut self, settings: &Arc<ServerOptions>) -> Ending {
+        loop {
+            if self.interface.is_none() {
+                self.env = self.base_env.clone();
+            }
+            let ending = remap(&self.options, server::run(self, settings.clone()));
+            let Ending::Restart { .. } = ending else {
+                return ending;
+            };
+            if self.persist_tun() {
+                self.note_restart(Hook::Down);
+            } else {
+                self.close_interface();
+            }
+            log::notice!("{}", self.cause.line(Signal::Usr1.name(), "restarting"));
+            if let Some(ending) = self.sleep(SERVER_PAUSE) {
                 return ending;
             }
         }
@@ -453,6 +483,39 @@ impl Program {
             reneg_pkts: options.reneg_pkts,
             max_packet_size: usize::from(options.max_packet_size),
         })
+    }
+
+    /// What the control channel of a server's client begins with.
+    fn server_tunnel_config(
+        &self,
+        connection: &Connection,
+        client_wraps: Arc<ClientWraps>,
+    ) -> TunnelConfig {
+        let options = &self.options;
+        TunnelConfig {
+            role: TlsRole::Server,
+            mode: Mode::Server,
+            transport: Transport::Udp,
+            wrap: WrapConfig::None,
+            client_wraps: Some(client_wraps),
+            tls: self.tls.clone(),
+            remote: None,
+            float: false,
+            single_session: options.single_session,
+            options: setup::options_string(options, connection),
+            compare_options: !options.disable_occ,
+            peer_info: None,
+            username: None,
+            password: None,
+            preferences: setup::preferences(options),
+            tls_timeout: Duration::from_secs(options.tls_timeout),
+            hand_window: Duration::from_secs(options.hand_window),
+            tran_window: Duration::from_secs(options.tran_window),
+            reneg_sec: setup::reneg_sec(options),
+            reneg_bytes: options.reneg_bytes,
+            reneg_pkts: options.reneg_pkts,
+            max_packet_size: usize::from(options.max_packet_size),
+        }
     }
 
     // ---- interface, scripts, privileges --------------------------------------------------------
@@ -615,6 +678,14 @@ impl Program {
 
     fn auth_failed(&mut self, failed: &AuthFailed) -> Ending {
         credentials::after_auth_failed(&mut self.credentials, &self.options, failed)
+    }
+}
+
+/// The line everybody waits for.
+fn log_completed(route_errors: usize) {
+    match route_errors {
+        0 => log::notice!("Initialization Sequence Completed"),
+        n => log::notice!("Initialization Sequence Completed With Errors ({n} routes failed)"),
     }
 }
 

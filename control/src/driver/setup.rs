@@ -1,11 +1,14 @@
 //! From checked options to what each part needs: plain translations, nothing is opened here.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use ringway_dataplane::command::Endpoint;
 use ringway_dataplane::fragment::Fragment;
 use ringway_dataplane::framing::Framing;
 use ringway_dataplane::key_slot::DataFormat;
+use ringway_dataplane::stats::PeerStats;
 use ringway_dataplane::udp::{Family as UdpFamily, MtuDiscovery, UdpConfig, UdpSocket};
 use ringway_dataplane::worker::{IoChoice, WorkerOptions};
 use ringway_tuning::Limits;
@@ -30,6 +33,7 @@ use crate::proto::negotiate::{Negotiated, Preferences, Pushed};
 use crate::proto::occ::{OccCipher, OccInput, OccProto};
 use crate::proto::peer_info::{Detail, OwnPeerInfo, extensions, iv_proto};
 use crate::proto::push::AuthFailed;
+use crate::proto::tunnel::KeyUsage;
 use crate::proto::wrap::tls_crypt_v2::ClientKey;
 use crate::proto::wrap::{StaticKey, WrapConfig};
 
@@ -60,12 +64,17 @@ pub(super) fn udp_config(options: &Options, target: &Target, local: Option<IpAdd
     config.mark = options.mark;
     config.bind_dev = options.bind_dev.clone();
     config.multihome = options.multihome;
-    config.mtu_disc = options.mtu_disc.map(|m| match m {
+    config.mtu_disc = options.mtu_disc.map(mtu_discovery);
+    config
+}
+
+/// `mtu-disc` in the socket's words.
+pub(super) fn mtu_discovery(option: MtuDisc) -> MtuDiscovery {
+    match option {
         MtuDisc::No => MtuDiscovery::No,
         MtuDisc::Maybe => MtuDiscovery::Maybe,
         MtuDisc::Yes => MtuDiscovery::Yes,
-    });
-    config
+    }
 }
 
 /// Opens a socket for each worker. Where the system has no IPv6, one for both families becomes one for IPv4.
@@ -255,15 +264,15 @@ fn host_info() -> Vec<(String, String)> {
 pub(super) fn wire_shape(
     negotiated: &Negotiated,
     connection: &Connection,
-    remote: SocketAddr,
+    endpoint: Endpoint,
 ) -> WireShape {
     WireShape {
         cipher: negotiated.cipher,
         digest: negotiated.digest,
         format: negotiated.format,
         peer_id: negotiated.peer_id.is_some(),
-        tcp: false,
-        outer_v6: remote.is_ipv6(),
+        tcp: endpoint.stream.is_some(),
+        outer_v6: endpoint.remote.is_ipv6(),
         framing: negotiated.framing,
         fragment: connection.fragment.is_some(),
         tun_mtu_extra: 0,
@@ -321,6 +330,23 @@ pub(super) fn address_text(address: SocketAddr) -> String {
     match address.ip() {
         ip if ip.is_unspecified() => format!("[{family}][undef]:{}", address.port()),
         ip => format!("[{family}]{ip}:{}", address.port()),
+    }
+}
+
+/// `192.0.2.1:1194`, an IPv4 address inside an IPv6 one as such.
+pub(super) fn plain_address(address: SocketAddr) -> String {
+    SocketAddr::new(address.ip().to_canonical(), address.port()).to_string()
+}
+
+/// How much the sending key of a peer has been used.
+pub(super) fn key_usage(stats: &PeerStats) -> KeyUsage {
+    KeyUsage {
+        tx_packets: stats.key_tx_packets.load(Relaxed),
+        bytes: stats.key_bytes(),
+        packets: stats.key_packets(),
+        aead: stats.key_aead_usage(),
+        auth_failures: stats.key_auth_failures.load(Relaxed),
+        epoch: stats.epoch.load(Relaxed),
     }
 }
 

@@ -1,6 +1,6 @@
-//! The table of clients: by number, by where they are, by name.
+//! The table of clients: by number, and by where they are.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
 use ringway_dataplane::command::{Endpoint, PeerHandle, StreamId};
@@ -30,10 +30,10 @@ impl Place {
 /// All clients, those still in their handshake included.
 #[derive(Default)]
 pub(super) struct Clients {
-    all: BTreeMap<PeerHandle, Client>,
+    all: BTreeMap<PeerHandle, Box<Client>>,
     places: HashMap<Place, PeerHandle>,
-    names: HashMap<String, HashSet<PeerHandle>>,
     last: u32,
+    last_stream: u32,
 }
 
 impl Clients {
@@ -43,30 +43,51 @@ impl Clients {
         PeerHandle(self.last)
     }
 
+    /// A number for a connection, not used again for a very long time.
+    pub(super) fn new_stream(&mut self) -> StreamId {
+        self.last_stream = self.last_stream.wrapping_add(1);
+        StreamId(self.last_stream)
+    }
+
     /// How many there are.
     pub(super) fn count(&self) -> usize {
         self.all.len()
     }
 
     /// Takes a client in. Whoever was at its place before is to be closed first.
-    pub(super) fn insert(&mut self, client: Client) {
+    pub(super) fn insert(&mut self, client: Box<Client>) {
         self.places.insert(client.place, client.handle);
         self.all.insert(client.handle, client);
     }
 
     /// Takes a client out.
-    pub(super) fn remove(&mut self, handle: PeerHandle) -> Option<Client> {
+    pub(super) fn remove(&mut self, handle: PeerHandle) -> Option<Box<Client>> {
         let client = self.all.remove(&handle)?;
         if self.places.get(&client.place) == Some(&handle) {
             self.places.remove(&client.place);
         }
-        self.forget_name(&client.name, handle);
         Some(client)
+    }
+
+    /// Takes a client out of the table for a moment, to work on it and on the rest; it keeps its
+    /// place. [`Clients::check_in`] puts it back.
+    pub(super) fn check_out(&mut self, handle: PeerHandle) -> Option<Box<Client>> {
+        self.all.remove(&handle)
+    }
+
+    /// Puts a client back.
+    pub(super) fn check_in(&mut self, client: Box<Client>) {
+        self.all.insert(client.handle, client);
     }
 
     /// The client with this number.
     pub(super) fn get(&mut self, handle: PeerHandle) -> Option<&mut Client> {
-        self.all.get_mut(&handle)
+        self.all.get_mut(&handle).map(Box::as_mut)
+    }
+
+    /// The client with this number.
+    pub(super) fn find(&self, handle: PeerHandle) -> Option<&Client> {
+        self.all.get(&handle).map(Box::as_ref)
     }
 
     /// The client at this place.
@@ -81,12 +102,7 @@ impl Clients {
 
     /// All clients, oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Client> {
-        self.all.values()
-    }
-
-    /// All clients, oldest first.
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Client> {
-        self.all.values_mut()
+        self.all.values().map(Box::as_ref)
     }
 
     /// A client was heard elsewhere.
@@ -100,31 +116,5 @@ impl Clients {
         client.endpoint = endpoint;
         client.place = Place::of(client.listener, &endpoint);
         self.places.insert(client.place, handle);
-    }
-
-    /// A client is known by this name from now on.
-    pub(super) fn set_name(&mut self, handle: PeerHandle, name: &str) {
-        let Some(client) = self.all.get_mut(&handle) else {
-            return;
-        };
-        let before = std::mem::replace(&mut client.name, name.to_owned());
-        self.forget_name(&before, handle);
-        self.names.entry(name.to_owned()).or_default().insert(handle);
-    }
-
-    /// The others with the name of this client.
-    pub(super) fn namesakes(&self, handle: PeerHandle) -> Vec<PeerHandle> {
-        let name = self.all.get(&handle).map(|client| client.name.as_str());
-        let same = name.and_then(|name| self.names.get(name));
-        same.into_iter().flatten().copied().filter(|&other| other != handle).collect()
-    }
-
-    fn forget_name(&mut self, name: &str, handle: PeerHandle) {
-        if let Some(same) = self.names.get_mut(name) {
-            same.remove(&handle);
-            if same.is_empty() {
-                self.names.remove(name);
-            }
-        }
     }
 }

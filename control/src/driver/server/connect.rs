@@ -15,7 +15,7 @@ use ringway_dataplane::tun::DeviceKind;
 
 use super::client::{Client, Stage};
 use super::scripts::{Deferred, Waiting, command, log_failure};
-use super::{Server, now};
+use super::{Server, now, settings};
 use crate::config::client_config::{self, Kind};
 use crate::config::options::Options;
 use crate::config::server::{ClientConfig, ServerOptions};
@@ -57,7 +57,7 @@ impl State {
     /// The pool cannot be made, or its file cannot be used.
     pub(super) fn new(options: &Options, settings: &ServerOptions) -> Result<Self, String> {
         let network = Network {
-            device: setup::device_kind(options),
+            device: settings::device_kind(options),
             topology: options.topology,
             ifconfig: options.ifconfig,
             ifconfig_ipv6: options.ifconfig_ipv6,
@@ -172,9 +172,8 @@ impl Server<'_> {
 
     /// Gives the client its addresses; false if it is refused for want of one.
     fn assign(&mut self, client: &mut Client) -> bool {
-        let pool = self.state.pool.as_mut();
-        std::mem::take(&mut client.addresses).release(self.state.pool.as_mut(), now().unix);
-        let _ = pool;
+        let before = std::mem::take(&mut client.addresses);
+        before.release(self.state.pool.as_mut(), now().unix);
         let name = (!self.settings.duplicate_cn).then_some(client.common_name.as_str());
         let assigned =
             self.state.network.assign(self.state.pool.as_mut(), &client.config, name);
@@ -400,9 +399,9 @@ impl Server<'_> {
         preferences.framing = client.config.compress.unwrap_or(preferences.framing);
         let serve = Serve {
             preferences,
-            features: iv_proto::SERVED,
+            features: iv_proto::SERVER,
             peer_id: Some(client.peer_id),
-            push: list.lines,
+            push: list.push,
             tokens: self.token_lines(client),
             tun_mtu: Some(u32::from(connection.tun_mtu)),
             username: client.config.override_username.clone(),
@@ -424,7 +423,7 @@ impl Server<'_> {
             log::info!(in Data, "AES-CBC with HMAC by {}", ringway_dataplane::cipher::cbc_backend());
         }
         let connection = &self.options.connections[0];
-        let shape = setup::wire_shape(&negotiated, client.endpoint, &self.options);
+        let shape = setup::wire_shape(&negotiated, connection, client.endpoint);
         let (mss_v4, mss_v6) = shape.mss(setup::mssfix(connection.mssfix));
         let config = PeerConfig {
             endpoint: client.endpoint,
@@ -434,7 +433,7 @@ impl Server<'_> {
             tx_peer_id: negotiated.peer_id,
             rx_peer_id: Some(client.peer_id),
             framing: negotiated.framing,
-            fragment: setup::fragment(&self.options, connection, &shape),
+            fragment: setup::fragment(&shape, connection),
             mss_v4,
             mss_v6,
             segment_to: 0,
@@ -453,7 +452,7 @@ impl Server<'_> {
         }
         if client.stage != Stage::Up {
             client.stage = Stage::Up;
-            let timers = setup::client_keepalive(&self.options, &client.config);
+            let timers = settings::keepalive(&self.options, &client.config);
             client.keepalive.reconfigure(timers, Instant::now());
             let shown: Vec<String> =
                 client.addresses.own().map(|address| address.to_string()).collect();

@@ -12,13 +12,14 @@ use std::os::fd::AsFd;
 
 use nix::poll::{PollFd, PollFlags};
 use ringway_dataplane::control_socket::ControlSocket;
-use ringway_dataplane::udp::{Family as UdpFamily, Listener, UdpConfig, UdpSocket};
+use ringway_dataplane::udp::{Family as UdpFamily, Listener, UdpSocket};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::options::{Family, Options};
 use crate::config::server::Listen;
 use crate::driver::remotes::resolve_local;
 use crate::driver::setup;
+use crate::driver::server::settings;
 use crate::log;
 
 /// Connections that may wait to be accepted.
@@ -33,8 +34,6 @@ pub(super) struct Listeners {
 /// A UDP port: the control thread's part of it.
 pub(super) struct UdpListener {
     pub(super) control: ControlSocket,
-    /// Drops of the kernel that have been told of.
-    pub(super) dropped: u32,
 }
 
 /// What the workers get.
@@ -70,10 +69,7 @@ impl Listeners {
             let first = workers.sockets.len() as u16;
             workers.sockets.extend(sockets);
             workers.ranges.push(first..workers.sockets.len() as u16);
-            listeners.udp.push(UdpListener {
-                control,
-                dropped: 0,
-            });
+            listeners.udp.push(UdpListener { control });
         }
         for place in listen.iter().filter(|l| l.tcp) {
             let listener = open_tcp(options, place)
@@ -94,7 +90,7 @@ impl Listeners {
 
 fn open_udp(options: &Options, place: &Listen, workers: usize) -> Result<Listener, String> {
     let local = local_address(place)?;
-    let mut config = setup::listen_config(options, place, local);
+    let mut config = settings::listen_config(options, place, local);
     let opened = UdpSocket::open_listener(&config, workers);
     let either = local.is_none() && place.family == Family::Any && config.family == UdpFamily::V6;
     let opened = match opened {

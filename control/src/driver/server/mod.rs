@@ -7,6 +7,7 @@
 //!
 //!   listeners.rs  ports and sockets          clients.rs  the table          client.rs  one of them
 //!   auth.rs       who it is, who says so     connect.rs  options, addresses, routes, the way out
+//!   scripts.rs    scripts in progress        settings.rs options -> what each part needs
 //!   timers.rs     deadlines                  status.rs   status file and statistics
 //! ```
 
@@ -15,6 +16,8 @@ mod client;
 mod clients;
 mod connect;
 mod listeners;
+mod scripts;
+mod settings;
 mod status;
 mod timers;
 
@@ -25,27 +28,32 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ringway_dataplane::command::{
-    Command, Endpoint, Event as WorkerEvent, Forwarding, PeerHandle, StreamConfig, StreamId,
+    Command, Endpoint, Event as WorkerEvent, PeerHandle, StreamConfig,
 };
 use ringway_dataplane::control_socket::Batch;
-use ringway_dataplane::stats::PeerStats;
-use ringway_dataplane::wire::{self, Header, OCC_MAGIC, PING};
+use ringway_dataplane::error::StartError;
+use ringway_dataplane::wire::{self, Header, PING};
 use ringway_dataplane::worker::{GroupStats, Workers};
 
-use self::client::Client;
+use self::client::{Client, Stage};
 use self::clients::{Clients, Place};
-use self::listeners::Listeners;
+use self::listeners::{Listeners, WorkerSockets};
 use self::timers::Timers;
-use super::keepalive::{Due, Keepalive, KeepaliveConfig};
+use super::attempt::now;
+use super::keepalive::{Due, Keepalive};
 use super::{Cause, Ending, Program, setup};
 use crate::config::options::Options;
-use crate::config::server::ServerOptions;
+use crate::config::server::{ClientConfig, ServerOptions};
 use crate::host::jobs::{JobLimits, Jobs};
+use crate::host::script::Hook;
+use crate::host::server_scripts::ClientHooks;
 use crate::host::signals::Signal;
 use crate::log;
 use crate::proto::Now;
 use crate::proto::acceptor::{Accepted, Acceptor, Verdict};
-use crate::proto::tunnel::{self, Tunnel, TunnelConfig};
+use crate::proto::peer_info::PeerInfo;
+use crate::proto::tunnel::{self, Transport, Tunnel, TunnelConfig};
+use crate::server::addresses::Addresses;
 
 /// Chores that need no better clock than this.
 const TICK: Duration = Duration::from_secs(1);
@@ -74,6 +82,7 @@ pub(super) struct Server<'p> {
     clients: Clients,
     timers: Timers,
     jobs: Jobs,
+    running: scripts::Running,
     state: connect::State,
     auth: auth::State,
     status: status::State,
@@ -101,33 +110,40 @@ impl<'p> Server<'p> {
         let (listeners, sockets) =
             Listeners::open(&options, &settings.listen).map_err(Ending::fatal)?;
         let state = connect::State::new(&options, &settings).map_err(Ending::fatal)?;
-        let auth = auth::State::new(&options, &settings).map_err(Ending::fatal)?;
+        let auth = auth::State::new(&settings).map_err(Ending::fatal)?;
+        let status = status::State::new(&options).map_err(Ending::fatal)?;
+        let fatal = |error: StartError| Ending::fatal(error.to_string());
         let jobs = Jobs::new(JobLimits::default(), options.script_security)
             .map_err(|error| Ending::fatal(format!("cannot watch scripts: {error}")))?;
         if program.interface.is_none() {
             program.open_interface(&options, &connection, None)?;
         } else {
-            program.note_restart(crate::host::script::Hook::Up);
+            program.note_restart(Hook::Up);
         }
-        let mut workers = Workers::start(sockets.sockets, &setup::server_worker_options(&options, sockets.ranges))
-            .map_err(|error| Ending::fatal(error.to_string()))?;
+        let mut workers = start_workers(&options, sockets).map_err(fatal)?;
         let failed = |_| Ending::fatal("packet workers do not answer");
-        workers.send(Command::SetForwarding(forwarding(&settings))).map_err(failed)?;
+        let forwarding = settings::forwarding(&settings);
+        workers
+            .send(Command::SetForwarding(forwarding))
+            .map_err(failed)?;
+        let mut errors = 0;
         if let Some(interface) = &mut program.interface {
-            let queues = interface.take_queues();
-            workers.attach_tun(queues).map_err(|error| Ending::fatal(error.to_string()))?;
-            let errors = interface.add_routes(&options, None, &mut program.env);
-            log_completed(errors);
+            workers
+                .attach_tun(interface.take_queues())
+                .map_err(fatal)?;
+            errors = interface.add_routes(&options, None, &mut program.env);
         }
         // Capabilities belong to threads: a worker started before the drop keeps none it needs not.
         program.drop_privileges()?;
         log::info!(in Data, "packet engine: {}, {} worker(s)", workers.engine(), workers.count());
-        let tunnel_config = program.server_tunnel_config(&connection)?;
-        let acceptor = Acceptor::new(setup::acceptor_config(&options, &settings, &tunnel_config));
+        let wraps = settings::client_wraps(&options, &settings, &connection);
+        let wraps = Arc::new(wraps.map_err(Ending::fatal)?);
+        let tunnel_config = program.server_tunnel_config(&connection, wraps.clone());
+        let acceptor = Acceptor::new(settings::acceptor(&options, &settings, wraps));
+        super::log_completed(errors);
         program.note_up();
-        let now = super::attempt::now();
         Ok(Server {
-            status: status::State::new(&options).map_err(Ending::fatal)?,
+            status,
             worker_stats: workers.stats(),
             program,
             options,
@@ -139,9 +155,10 @@ impl<'p> Server<'p> {
             clients: Clients::default(),
             timers: Timers::default(),
             jobs,
+            running: scripts::Running::default(),
             state,
             auth,
-            next_tick: now.instant + TICK,
+            next_tick: Instant::now() + TICK,
             more: false,
             leaving: None,
             ending: None,
@@ -167,6 +184,7 @@ impl<'p> Server<'p> {
                 }
             }
             self.take_script_results();
+            self.check_deferred();
             let now = now();
             while let Some(client) = self.timers.pop(now.instant) {
                 self.with_client(client, |_, client| client.tunnel.handle_timeout(now));
@@ -197,7 +215,8 @@ impl<'p> Server<'p> {
     /// Sleeps until something happens; which listeners have something.
     fn wait(&mut self) -> Vec<bool> {
         let leaving = self.leaving.as_ref().map(|(at, _)| *at);
-        let deadline = [self.timers.next(), self.jobs.next_timeout(), leaving]
+        let deferred = self.next_deferred();
+        let deadline = [self.timers.next(), self.jobs.next_timeout(), leaving, deferred]
             .into_iter()
             .flatten()
             .fold(self.next_tick, Instant::min);
@@ -276,7 +295,7 @@ impl<'p> Server<'p> {
         match self.acceptor.judge(now, from, datagram) {
             Verdict::Drop(_) => {}
             Verdict::Reply(answer) => self.send_datagram(listener, &from, &answer),
-            Verdict::Accept(accepted) => self.accept(now, listener, from, *accepted),
+            Verdict::Accept(accepted) => self.accept(now, listener, from, &accepted),
         }
     }
 
@@ -331,13 +350,10 @@ impl<'p> Server<'p> {
 
     // ---- clients come --------------------------------------------------------------------------
 
-    fn accept(&mut self, now: Now, listener: u16, from: Endpoint, accepted: Accepted) {
-        let Some(mut client) = self.new_client(now, listener, from) else {
-            return;
-        };
-        let config = self.tunnel_config.clone();
-        client.tunnel = Tunnel::accept(config, accepted, from, now, rand::random());
-        self.welcome(client);
+    fn accept(&mut self, now: Now, listener: u16, from: Endpoint, accepted: &Accepted) {
+        let config = self.client_tunnel_config(&from);
+        let tunnel = Tunnel::accept(config, accepted, from, now, rand::random());
+        self.welcome(now, listener, from, tunnel);
     }
 
     /// A TCP connection was made.
@@ -352,63 +368,77 @@ impl<'p> Server<'p> {
             stream: Some(id),
             ..from
         };
-        // Connections have no listener of their own: any worker can serve them.
-        let Some(client) = self.new_client(now, 0, endpoint) else {
-            return;
-        };
         let config = StreamConfig {
             queue_limit: self.settings.tcp_queue_limit as usize,
-            max_packet: setup::MAX_STREAM_PACKET,
+            max_packet: settings::max_stream_packet(&self.options.connections[0]),
         };
         self.command(Command::AddStream(id, stream, config));
-        self.welcome(client);
+        let config = self.client_tunnel_config(&endpoint);
+        let tunnel = Tunnel::listen(config, endpoint, now, rand::random());
+        // Connections have no listener of their own: any worker can serve them.
+        self.welcome(now, 0, endpoint, tunnel);
     }
 
-    /// A client that has proved where it is; `None` when there is no room for it.
-    fn new_client(&mut self, now: Now, listener: u16, endpoint: Endpoint) -> Option<Box<Client>> {
+    fn client_tunnel_config(&self, from: &Endpoint) -> TunnelConfig {
+        let mut config = self.tunnel_config.clone();
+        config.reneg_sec = setup::reneg_sec(&self.options);
+        if from.stream.is_some() {
+            config.transport = Transport::Tcp;
+        }
+        config
+    }
+
+    /// Takes a client in, if there is room for it. Whoever was at its place is gone then.
+    fn welcome(&mut self, now: Now, listener: u16, endpoint: Endpoint, tunnel: Tunnel) {
         let place = Place::of(listener, &endpoint);
         if let Some(other) = self.clients.at(place) {
             self.close(other, "replaced");
         }
-        let Some(peer_id) = self.state.ids.take() else {
-            log::warn!(in Link, "{}: new connection refused: maximum number of clients ({}) reached",
-                setup::address_text(endpoint.remote), self.settings.max_clients);
-            return None;
+        let Some(peer_id) = self.state.ids.acquire(now.instant) else {
+            log::warn!(
+                in Link, "MULTI: new incoming connection from {} refused: --max-clients {} reached",
+                setup::plain_address(endpoint.remote), self.settings.max_clients
+            );
+            if let Some(stream) = endpoint.stream {
+                self.command(Command::CloseStream(stream));
+            }
+            return;
         };
-        let mut config = self.tunnel_config.clone();
-        config.reneg_sec = setup::reneg_sec(&self.options);
-        if endpoint.stream.is_some() {
-            config.transport = Transport::Tcp;
-        }
-        let keepalive = Keepalive::new(setup::keepalive(&self.options, None), now.instant);
         let mut env = self.program.env.clone();
         env.set_untrusted(endpoint.remote);
-        Some(Box::new(Client {
-            handle: self.clients.new_handle(),
+        let handle = self.clients.new_handle();
+        let timers = setup::keepalive(&self.options, None);
+        self.clients.insert(Box::new(Client {
+            handle,
             peer_id,
             listener,
             place,
             endpoint,
-            tunnel: Tunnel::listen(config, endpoint, now, rand::random()),
+            tunnel,
             stage: Stage::Handshake,
-            since: now.instant,
+            end: None,
             since_unix: now.unix,
-            name: String::new(),
+            last_active_unix: now.unix,
             common_name: String::new(),
+            named: false,
             username: None,
+            peer_info: PeerInfo::default(),
+            metadata: None,
+            hooks: ClientHooks::new(settings::hooks(&self.settings)),
+            waiting: Vec::new(),
+            deferred: Vec::new(),
+            login: None,
+            token: None,
             config: ClientConfig::default(),
             addresses: Addresses::default(),
+            wanted: Vec::new(),
+            changes: Vec::new(),
             negotiated: None,
             stats: Arc::default(),
-            keepalive,
+            keepalive: Keepalive::new(timers, now.instant),
             env,
             control_bytes: (0, 0),
-        }))
-    }
-
-    fn welcome(&mut self, client: Box<Client>) {
-        let handle = client.handle;
-        self.clients.insert(client);
+        }));
         self.with_client(handle, |_, _| {});
     }
 
@@ -441,7 +471,9 @@ impl<'p> Server<'p> {
                     None => self.send_datagram(client.listener, &to, &datagram),
                 }
             }
-            let event = client.tunnel.poll_event()?;
+            let Some(event) = client.tunnel.poll_event() else {
+                return client.end;
+            };
             if let Some(end) = self.take_event(client, event) {
                 return Some(end);
             }
@@ -454,7 +486,7 @@ impl<'p> Server<'p> {
             tunnel::Event::Log(verb, text) => {
                 log::debug!(verb, Control, "{} {text}", client.label());
             }
-            tunnel::Event::ClientKey(metadata) => self.check_client_key(client, &metadata),
+            tunnel::Event::ClientKey(metadata) => self.check_client_key(client, metadata),
             tunnel::Event::Connected { common_name, tls, .. } => {
                 self.identified(client, common_name, &tls);
             }
@@ -546,35 +578,25 @@ impl<'p> Server<'p> {
             return;
         }
         for handle in self.clients.handles() {
-            let Some(client) = self.clients.get(handle) else {
-                continue;
-            };
-            let usage = client.key_usage();
-            if client.tunnel.wants_usage(&usage) {
-                self.with_client(handle, |_, client| {
-                    client.tunnel.handle_command(now, tunnel::Command::Usage(usage));
-                });
-            }
-            let Some(client) = self.clients.get(handle) else {
-                continue;
-            };
-            let sample = client.sample();
-            match client.keepalive.tick(now.instant, sample) {
-                None => {}
-                Some(Due::Ping) => {
-                    if client.stage == Stage::Up {
-                        self.command(Command::SendPayload(handle, PING.to_vec()));
-                    }
+            let mut due = None;
+            self.with_client(handle, |server, client| {
+                if client.stage == Stage::Up {
+                    let usage = tunnel::Command::Usage(client.key_usage());
+                    client.tunnel.handle_command(now, usage);
+                    server.renew_token_if_due(client, now.unix);
                 }
-                Some(due) => {
-                    let (text, reason) = reason_of(due);
-                    log::notice!("{} {text}", client.label());
-                    self.close(handle, reason);
+                due = client.keepalive.tick(now.instant, client.sample());
+                client.note_activity(now.instant, now.unix);
+                if due == Some(Due::Ping) && client.stage == Stage::Up {
+                    server.command(Command::SendPayload(handle, PING.to_vec()));
                 }
+            });
+            if let Some(due) = due.filter(|due| *due != Due::Ping) {
+                let (text, reason) = reason_of(due);
+                log::notice!("{} {text}", self.label(handle));
+                self.close(handle, reason);
             }
         }
-        self.check_deferred(now);
-        self.check_routes(now);
         self.write_files(now);
     }
 
@@ -621,10 +643,12 @@ impl<'p> Server<'p> {
     }
 }
 
-/// Which packets go where.
-fn forwarding(settings: &ServerOptions) -> Forwarding {
-    Forwarding::Routed {
-        client_to_client: settings.client_to_client,
+fn start_workers(options: &Options, sockets: WorkerSockets) -> Result<Workers, StartError> {
+    let WorkerSockets { sockets, ranges } = sockets;
+    let config = settings::worker_options(options, ranges);
+    match sockets.is_empty() {
+        true => Workers::start_without_udp(setup::workers(options), &config),
+        false => Workers::start(sockets, &config),
     }
 }
 

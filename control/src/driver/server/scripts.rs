@@ -16,7 +16,7 @@ use crate::driver::setup;
 use crate::host::jobs::{JobId, JobSpec};
 use crate::host::script::Hook;
 use crate::host::server_scripts::{
-    AuthUserPassVerify, ClientCall, ClientConnect, ClientCrresponse, Configured, DeferredAuth,
+    AuthUserPassVerify, ClientCall, ClientConnect, ClientCrresponse, DeferredAuth,
     DeferredConnect, HookCall, HookFailure, LearnAddress, TlsCryptV2Verify, TlsVerify,
 };
 use crate::log;
@@ -62,18 +62,6 @@ impl Deferred {
         match self {
             Deferred::Login(at, _) | Deferred::Connect(at, _) => *at,
         }
-    }
-}
-
-/// Which hooks a server has.
-pub(super) fn configured(settings: &crate::config::server::ServerOptions) -> Configured {
-    Configured {
-        tls_crypt_v2_verify: settings.tls_crypt_v2_verify.is_some(),
-        tls_verify: settings.tls_verify.is_some(),
-        auth_user_pass_verify: settings.auth_user_pass_verify.is_some(),
-        client_connect: settings.client_connect.is_some(),
-        learn_address: settings.learn_address.is_some(),
-        client_disconnect: settings.client_disconnect.is_some(),
     }
 }
 
