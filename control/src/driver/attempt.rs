@@ -253,6 +253,8 @@ impl<'p> Attempt<'p> {
                     }
                 }
                 WorkerEvent::Floated(_, endpoint) => self.floated(endpoint),
+                // A connection over UDP has none.
+                WorkerEvent::StreamClosed(..) => {}
                 WorkerEvent::Notice(text) => log::notice!(in Data, "{text}"),
                 WorkerEvent::Failed(text) => {
                     log::error!("packet worker: {text}");
