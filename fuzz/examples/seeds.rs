@@ -19,6 +19,7 @@ fn main() -> std::io::Result<()> {
     data_packets()?;
     super_packets()?;
     fragments()?;
+    streams()?;
     sessions()?;
     servers()
 }
@@ -267,6 +268,29 @@ fn super_packets() -> std::io::Result<()> {
             input.extend_from_slice(&join(&train));
             save("coalesce", &format!("{name}{suffix}"), &input)?;
         }
+    }
+    Ok(())
+}
+
+fn streams() -> std::io::Result<()> {
+    let frames: Vec<u8> = [1usize, 40, 300, 1768, 2]
+        .iter()
+        .flat_map(|&len| {
+            [(len >> 8) as u8, len as u8]
+                .into_iter()
+                .chain(vec![0x48; len])
+        })
+        .collect();
+    let max = 1768u16.to_be_bytes();
+    for (name, step, end) in [
+        ("whole", 255, &[][..]),
+        ("single-bytes", 0, &[]),
+        ("zero", 60, &[0, 0, 1]),
+        ("too-long", 7, &[6, 0xe9, 1]),
+        ("cut", 100, &[0, 9, 1]),
+    ] {
+        let input = [&max[..], &[step], &frames, end].concat();
+        save("stream", name, &input)?;
     }
     Ok(())
 }

@@ -255,6 +255,8 @@ impl<'p> Attempt<'p> {
                 WorkerEvent::Floated(_, endpoint) => self.floated(endpoint),
                 // One peer has nobody to be in conflict with.
                 WorkerEvent::FloatConflict(..) => {}
+                // A connection over UDP has none.
+                WorkerEvent::StreamClosed(..) => {}
                 WorkerEvent::Notice(text) => log::notice!(in Data, "{text}"),
                 WorkerEvent::Failed(text) => {
                     log::error!("packet worker: {text}");

@@ -89,9 +89,11 @@ pub(super) fn log_statistics(totals: &Totals, control: &Counters) {
             peer.wire_tx_packets.load(Relaxed)
         );
         type Counter = fn(&WorkerStats) -> &AtomicU64;
-        let counters: [(&str, Counter); 6] = [
+        let counters: [(&str, Counter); 8] = [
             ("udp receive calls", |worker| &worker.udp_rx_calls),
             ("udp send calls", |worker| &worker.udp_tx_calls),
+            ("tcp read calls", |worker| &worker.stream_rx_calls),
+            ("tcp write calls", |worker| &worker.stream_tx_calls),
             ("tun read calls", |worker| &worker.tun_rx_calls),
             ("tun write calls", |worker| &worker.tun_tx_calls),
             ("batches", |worker| &worker.batches),

@@ -62,13 +62,19 @@ impl SendQueue {
         self.frames.len()
     }
 
+    /// Whether a frame of this kind would be taken.
+    pub fn has_room(&self, kind: Kind) -> bool {
+        match kind {
+            // Even without a limit worth the name a socket with room takes packets.
+            Kind::Data => self.is_empty() || self.data < self.limit,
+            Kind::Control => self.frames.len() - self.data < MAX_CONTROL,
+        }
+    }
+
     /// Takes a whole frame, unless as many as may of its kind are waiting already. Returns whether
     /// it was taken.
     pub fn push(&mut self, frame: &[u8], kind: Kind) -> bool {
-        let room = match kind {
-            Kind::Data => self.data < self.limit,
-            Kind::Control => self.frames.len() - self.data < MAX_CONTROL,
-        };
+        let room = self.has_room(kind);
         if room {
             self.push_rest(frame, kind);
         }

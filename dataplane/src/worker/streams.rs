@@ -178,10 +178,18 @@ impl Streams {
         self.ended.push((id, why));
     }
 
-    /// The longest packet a connection may carry; `None` when there is no such connection.
-    pub(super) fn max_packet(&self, id: StreamId) -> Option<usize> {
-        let stream = self.slots[*self.by_id.get(&id)?].as_ref()?;
-        Some(stream.frames.max_packet())
+    /// The longest packet that a connection takes now.
+    ///
+    /// # Errors
+    /// Why it takes none.
+    pub(super) fn room(&self, id: StreamId) -> Result<usize, DropReason> {
+        let slot = self.by_id.get(&id).and_then(|&slot| self.slots.get(slot));
+        match slot.and_then(Option::as_deref) {
+            Some(stream) if stream.deadline.is_some() => Err(DropReason::NoRoute),
+            Some(stream) if !stream.queue.has_room(Kind::Data) => Err(DropReason::StreamFull),
+            Some(stream) => Ok(stream.frames.max_packet()),
+            None => Err(DropReason::NoRoute),
+        }
     }
 
     /// Whether packets wait for room in its socket.

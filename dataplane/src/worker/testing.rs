@@ -151,9 +151,18 @@ pub(crate) struct Node {
 impl Node {
     pub(crate) fn new(io: IoChoice, udp: UdpSocket, vnet: bool) -> Node {
         let address = udp.local_addr().unwrap();
+        Node::start(io, Some(udp), address, vnet)
+    }
+
+    /// One that has no socket.
+    pub(crate) fn without_udp(io: IoChoice, vnet: bool) -> Node {
+        Node::start(io, None, ([127, 0, 0, 1], 0).into(), vnet)
+    }
+
+    fn start(io: IoChoice, udp: Option<UdpSocket>, address: SocketAddr, vnet: bool) -> Node {
         let (queue, tun) = FakeTun::new(vnet);
         let worker = Worker::start(WorkerConfig {
-            udp: Some(udp),
+            udp,
             tun: Some(queue),
             io,
             cpu: None,

@@ -27,6 +27,7 @@ mod group;
 mod noise;
 mod order;
 mod routed;
+mod streams;
 
 const QUIET: Duration = Duration::from_millis(200);
 

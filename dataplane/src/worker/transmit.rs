@@ -175,12 +175,19 @@ impl Transmit {
             return;
         }
         let prefix = prefix(&peer.config.endpoint);
+        let limit = match limit(&peer.config.endpoint, MAX_DATAGRAM, stage.shared) {
+            Ok(limit) => limit,
+            Err(reason) => {
+                stage.shared.counts.drop(reason, 1);
+                return;
+            }
+        };
         let Some(key) = peer.keys.sender() else {
             stage.shared.counts.drop(DropReason::NoKey, 1);
             return;
         };
         let (sealed, headroom) = (key.sealed_len(payload.len()), key.headroom());
-        if sealed > MAX_DATAGRAM {
+        if sealed > limit {
             stage.shared.counts.drop(DropReason::TooBig, 1);
             return;
         }
@@ -339,11 +346,7 @@ impl Transmit {
         let partial = header.flags & VnetHdr::NEEDS_CSUM != 0;
         mss::clamp(packet, peer.mss_v4, peer.mss_v6, partial);
         let prefix = prefix(&config.endpoint);
-        let limit = match config.endpoint.stream {
-            Some(id) => stage.shared.streams.max_packet(id),
-            None => Some(peer.datagram_limit),
-        };
-        let limit = limit.ok_or(DropReason::NoRoute)?;
+        let limit = limit(&config.endpoint, peer.datagram_limit, stage.shared);
         let tos = match config.passtos && prefix == 0 {
             true => IpView::parse(packet).map(|ip| ip.traffic_class()),
             false => None,
@@ -367,6 +370,9 @@ impl Transmit {
         };
         let headroom = key.headroom();
         let stride = key.sealed_len(plan.len_of(0));
+        let limit = limit.inspect_err(|reason| {
+            stage.shared.counts.drop(*reason, plan.count() - 1);
+        })?;
         if stride > limit {
             let mtu = largest_inner(key, limit);
             self.answer_too_big(&message, mtu, stage);
@@ -737,6 +743,15 @@ pub(super) fn learn_path_mtu(about: IpAddr, mtu: u32, peers: &mut PeerTable, sha
 /// What stands in front of each packet to this endpoint, in bytes.
 fn prefix(to: &Endpoint) -> usize {
     if to.stream.is_some() { PREFIX } else { 0 }
+}
+
+/// The longest packet that may be sent to a peer now, `datagram` if it is sent by UDP. Where a connection takes no more, what would only
+/// be dropped is not sealed: that would leave gaps in the packet ids, which not every peer forgives.
+fn limit(to: &Endpoint, datagram: usize, shared: &Shared) -> Result<usize, DropReason> {
+    match to.stream {
+        Some(id) => shared.streams.room(id),
+        None => Ok(datagram),
+    }
 }
 
 /// Separates the virtio header, if there is one, from the packet behind it.
