@@ -1,10 +1,28 @@
-//! The same for a server: between device and clients, from client to client, and multicast, with
-//! packets handed from worker to worker.
+//! A warm server allocates nothing for packets: between device and clients, from client to client, and
+//! multicast, with packets handed from worker to worker.
 
-use ringway_dataplane::command::{Forwarding, Prefix};
-use ringway_dataplane::worker::{WorkerOptions, Workers};
+#![allow(
+    unsafe_code,
+    reason = "a counting allocator cannot be written without it"
+)]
+#![allow(clippy::unwrap_used, reason = "helpers of a test")]
 
-use super::*;
+#[allow(dead_code, reason = "each test uses its part")]
+#[path = "zero_alloc/support.rs"]
+mod support;
+
+use std::fs::File;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+use ringway_dataplane::command::{Command, Endpoint, Forwarding, PeerConfig, PeerHandle, Prefix};
+use ringway_dataplane::error::DropReason;
+use ringway_dataplane::key_slot::Cipher;
+use ringway_dataplane::udp::{Family, UdpConfig, UdpSocket};
+use ringway_dataplane::worker::{IoChoice, WorkerOptions, Workers};
+
+use support::{COUNT, EXEMPT, End, fake_tun, inject, keys, payload_read};
 
 const CLIENTS: u8 = 3;
 
@@ -27,7 +45,6 @@ struct Server {
 #[test]
 fn a_warm_server_allocates_nothing() {
     EXEMPT.set(true);
-    let _turn = TURN.lock();
     for io in [IoChoice::Uring, IoChoice::Syscalls] {
         for count in 1..=2 {
             let Some(server) = Server::start(io, count) else {
@@ -133,7 +150,7 @@ impl Server {
             pass(&client.tun, ends(inside(id), [224, 0, 0, 9]), &all);
         }
         let drops = self.workers.stats();
-        for reason in ringway_dataplane::error::DropReason::ALL {
+        for reason in DropReason::ALL {
             assert_eq!(drops.drops(reason), 0, "{reason:?}");
         }
     }
