@@ -842,6 +842,113 @@ mod tests {
         assert_eq!(table.find(None, &first), Some(1));
     }
 
+    fn server() -> PeerTable {
+        let mut table = PeerTable::new(0, 0);
+        table.set_forwarding(Forwarding::Routed {
+            client_to_client: false,
+        });
+        table
+    }
+
+    #[test]
+    fn a_path_mtu_is_for_all_peers_at_that_address_and_no_other() {
+        let mut table = server();
+        for (i, remote) in ["192.0.2.1:1", "192.0.2.2:1", "192.0.2.1:2", "192.0.2.1:3"]
+            .iter()
+            .enumerate()
+        {
+            table.set(PeerHandle(i as u32), config(remote, Some(i as u32)));
+        }
+        table.remove(PeerHandle(3));
+        let to = Endpoint::new("192.0.2.9:1".parse().unwrap());
+        table.move_endpoint(2, to);
+        table.move_endpoint(1, Endpoint::new("192.0.2.1:77".parse().unwrap()));
+        let ip = "192.0.2.1".parse().unwrap();
+        assert_eq!(table.set_path_mtu(ip, 1400, true, 5), Some(1400));
+        let limits: Vec<_> = (0..3)
+            .map(|index| table.peek(index).unwrap().path_mtu)
+            .collect();
+        assert_eq!(limits, [1400, 1400, 0]);
+        assert_eq!(table.by_ip.len(), 3);
+    }
+
+    #[test]
+    fn only_what_ends_by_time_is_looked_at_each_second() {
+        let mut table = server();
+        for i in 0..50u32 {
+            table.set(PeerHandle(i), config(&format!("192.0.2.1:{i}"), Some(i)));
+            table.get(i as usize).unwrap();
+        }
+        table.publish(&mut |_, _, _| true);
+        assert!(table.timed.is_empty());
+        table.get(7).unwrap().limit_gso(1400, 10, 60);
+        table.get(8).unwrap().limit_gso(1400, 10, 5);
+        table.publish(&mut |_, _, _| true);
+        table.expire_limits(20);
+        assert_eq!(table.timed, [7]);
+        assert_eq!(table.touched, [8]);
+        table.remove(PeerHandle(7));
+        assert!(table.timed.is_empty());
+    }
+
+    #[test]
+    fn what_the_other_half_was_told_is_forgotten_each_second() {
+        let mut table = PeerTable::new(0, 0);
+        let mut split = config("192.0.2.1:1", Some(0));
+        split.roles.send = 1;
+        table.set(PeerHandle(0), split);
+        let told = |table: &mut PeerTable| {
+            let mut count = 0;
+            table.get(0).unwrap();
+            table.publish(&mut |_, _, _| {
+                count += 1;
+                true
+            });
+            count
+        };
+        assert_eq!([told(&mut table), told(&mut table)], [1, 0]);
+        table.expire_limits(1);
+        assert_eq!([told(&mut table), told(&mut table)], [1, 0]);
+    }
+
+    #[test]
+    fn the_others_hear_of_a_move_until_they_all_have() {
+        let mut table = server();
+        table.set(PeerHandle(0), config("192.0.2.1:1", Some(0)));
+        let to = Endpoint::new("192.0.2.9:1".parse().unwrap());
+        table.move_endpoint(0, to);
+        let mut heard = Vec::new();
+        for answer in [false, true, true] {
+            table.get(0).unwrap();
+            table.publish(&mut |worker, _, note| {
+                heard.push((worker, note));
+                answer
+            });
+        }
+        assert_eq!(heard, [(EVERY_OTHER, Note::Endpoint(to)); 2]);
+        // One that is told does not pass it on.
+        let mut other = server();
+        other.set(PeerHandle(0), config("192.0.2.1:1", Some(0)));
+        other.take_note(PeerHandle(0), Note::Endpoint(to));
+        other.publish(&mut |_, _, _| panic!("told back"));
+        assert_eq!(other.by_address(&to.remote), Some(0));
+    }
+
+    #[test]
+    fn slots_are_used_again() {
+        let mut table = server();
+        for round in 0..3 {
+            for i in 0..20u32 {
+                table.set(PeerHandle(i), config(&format!("192.0.2.1:{i}"), Some(i)));
+            }
+            for i in 0..20u32 {
+                assert_eq!(table.slots(), 20, "round {round}");
+                table.remove(PeerHandle(i));
+            }
+        }
+        assert!(table.by_address.is_empty() && table.by_peer_id.is_empty());
+    }
+
     #[test]
     fn a_moved_peer_is_found_at_its_new_address_only() {
         let mut table = PeerTable::default();

@@ -209,6 +209,22 @@ mod tests {
     }
 
     #[test]
+    fn glued_datagrams_are_taken_apart() {
+        let cut = |len, size| {
+            let ends = datagrams(len, size).map(|range| (range.start, range.end));
+            ends.collect::<Vec<_>>()
+        };
+        for size in [0, 100, 200] {
+            assert_eq!(cut(100, size), [(0, 100)], "{size}");
+        }
+        assert_eq!(cut(100, 40), [(0, 40), (40, 80), (80, 100)]);
+        assert_eq!(cut(80, 40), [(0, 40), (40, 80)]);
+        assert_eq!(cut(3, 1), [(0, 1), (1, 2), (2, 3)]);
+        assert_eq!(cut(0, 0), [(0, 0)]);
+        assert_eq!(cut(0, 9), [(0, 0)]);
+    }
+
+    #[test]
     fn every_opcode_is_control_data_or_malformed() {
         for opcode in 0..32u8 {
             let got = parse(&[opcode << 3, 0, 0, 0]);

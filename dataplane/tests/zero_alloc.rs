@@ -1,8 +1,7 @@
 //! A warm worker moves packets without asking the allocator for anything, with either engine.
 //!
 //! Every allocation of every thread but the test's own is counted while data flows both ways in all
-//! the forms that take different paths: super-packets, small packets, single ones; over UDP, and over
-//! a TCP connection.
+//! the forms that take different paths: super-packets, small packets, single ones.
 
 #![allow(
     unsafe_code,
@@ -10,97 +9,38 @@
 )]
 #![allow(clippy::unwrap_used, reason = "helpers of a test")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-use std::fs::File;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+#[allow(dead_code, reason = "each test uses its part")]
+#[path = "zero_alloc/support.rs"]
+mod support;
+
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use nix::unistd::{getpid, gettid};
-use ringway_dataplane::command::{
-    Command, Endpoint, PeerConfig, PeerHandle, Roles, StreamConfig, StreamId,
-};
-use ringway_dataplane::framing::Framing;
-use ringway_dataplane::key_slot::{Cipher, DataFormat, DataKeys, Digest, DirectionKey};
-use ringway_dataplane::offload::coalesce::TunCaps;
-use ringway_dataplane::offload::vnet_hdr::VnetHdr;
-use ringway_dataplane::stats::PeerStats;
-use ringway_dataplane::tun::{DeviceKind, TunQueue};
-use ringway_dataplane::udp::{Family, UdpConfig, UdpSocket};
-use ringway_dataplane::worker::{IoChoice, Worker, WorkerConfig, WorkerHandle};
+use ringway_dataplane::command::{Command, PeerHandle};
+use ringway_dataplane::key_slot::Cipher;
+use ringway_dataplane::worker::IoChoice;
 
-struct Counting;
-
-static COUNT: AtomicU64 = AtomicU64::new(0);
-
-thread_local! {
-    static EXEMPT: Cell<bool> = const { Cell::new(false) };
-}
-
-fn count() {
-    // The main thread is the harness's, which speaks up when a test takes long.
-    if !EXEMPT.get() && gettid() != getpid() {
-        COUNT.fetch_add(1, SeqCst);
-    }
-}
-
-// SAFETY: every call goes to the system allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps the contract of `GlobalAlloc::alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of `GlobalAlloc::dealloc`.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps the contract of `GlobalAlloc::realloc`.
-        unsafe { System.realloc(ptr, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+use support::{COUNT, EXEMPT, End};
 
 #[test]
 fn a_warm_worker_allocates_nothing() {
     EXEMPT.set(true);
     for io in [IoChoice::Uring, IoChoice::Syscalls] {
-        for (cipher, tcp) in [
-            (Cipher::Aes256Gcm, false),
-            (Cipher::Aes256Cbc, false),
-            (Cipher::Aes256Gcm, true),
-        ] {
-            let (Some(mut a), Some(mut b)) = (End::start(io), End::start(io)) else {
+        for cipher in [Cipher::Aes256Gcm, Cipher::Aes256Cbc] {
+            let (Some(a), Some(b)) = (End::start(io), End::start(io)) else {
                 eprintln!("skipped: {io:?} is not allowed here");
                 continue;
             };
-            if tcp {
-                End::join(&mut a, &mut b);
-            }
             a.connect(&b, cipher, 1, 2);
             b.connect(&a, cipher, 2, 1);
             for _ in 0..20 {
                 exchange(&a, &b);
             }
             let before = COUNT.load(SeqCst);
-            for _ in 0..80 {
+            for _ in 0..200 {
                 exchange(&a, &b);
             }
-            // A connection takes memory the first time that a read ends within a packet, and when its
-            // socket is full for the first time, which nobody can foretell.
-            let allowed = if tcp { 8 } else { 0 };
-            let counted = COUNT.load(SeqCst) - before;
-            assert!(counted <= allowed, "{io:?} {cipher:?} {tcp}: {counted}");
+            assert_eq!(COUNT.load(SeqCst) - before, 0, "{io:?} {cipher:?}");
             // The counter does count these threads.
             a.worker
                 .send(Command::SendPayload(PeerHandle(9), Vec::new()))
@@ -109,7 +49,7 @@ fn a_warm_worker_allocates_nothing() {
                 .send(Command::SetPeer(PeerHandle(2), Box::new(a.config(&b))))
                 .unwrap();
             let deadline = Instant::now() + Duration::from_secs(10);
-            while COUNT.load(SeqCst) == before + counted {
+            while COUNT.load(SeqCst) == before {
                 assert!(Instant::now() < deadline, "nothing was counted");
                 std::thread::yield_now();
             }
@@ -132,148 +72,5 @@ fn exchange(a: &End, b: &End) {
                 arrived += to.payload_read();
             }
         }
-    }
-}
-
-struct End {
-    worker: WorkerHandle,
-    tun: File,
-    remote: Endpoint,
-    stats: Arc<PeerStats>,
-}
-
-impl End {
-    fn start(io: IoChoice) -> Option<End> {
-        let udp = UdpSocket::open(&UdpConfig {
-            local: Some(Ipv4Addr::LOCALHOST.into()),
-            ..UdpConfig::new(Family::V4)
-        })
-        .unwrap();
-        let remote = Endpoint::new(udp.local_addr().unwrap());
-        let (ours, theirs) = socketpair(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )
-        .unwrap();
-        let caps = TunCaps {
-            tso: true,
-            uso: true,
-        };
-        let tun = TunQueue::from_file(File::from(theirs), DeviceKind::Tun, true, caps);
-        let worker = Worker::start(WorkerConfig {
-            udp: Some(udp),
-            tun: Some(tun),
-            io,
-            cpu: None,
-            busy_poll: Duration::ZERO,
-            name: "alloc".into(),
-        });
-        Some(End {
-            worker: worker.ok()?,
-            tun: File::from(ours),
-            remote,
-            stats: Arc::default(),
-        })
-    }
-
-    /// Puts a TCP connection between the two.
-    fn join(a: &mut End, b: &mut End) {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (far, _) = listener.accept().unwrap();
-        let id = StreamId(0);
-        for (end, socket) in [(a, near), (b, far)] {
-            end.remote.stream = Some(id);
-            let config = StreamConfig {
-                queue_limit: 1000,
-                max_packet: 9200,
-            };
-            end.worker
-                .send(Command::AddStream(id, socket, config))
-                .unwrap();
-        }
-    }
-
-    fn config(&self, to: &End) -> PeerConfig {
-        PeerConfig {
-            endpoint: to.remote,
-            float: false,
-            tx_peer_id: Some(0),
-            rx_peer_id: None,
-            framing: Framing::None,
-            fragment: None,
-            mss_v4: 1400,
-            mss_v6: 1380,
-            segment_to: 0,
-            replay_window: 2048,
-            replay_time: 15,
-            passtos: true,
-            guard_recursion: true,
-            block_ipv6: false,
-            listener: 0,
-            roles: Roles::default(),
-            stats: Arc::clone(&self.stats),
-        }
-    }
-
-    fn connect(&self, to: &End, cipher: Cipher, send: u8, recv: u8) {
-        let direction = |seed: u8| DirectionKey {
-            cipher: [seed; 64],
-            hmac: [seed ^ 0x55; 64],
-        };
-        let keys = DataKeys {
-            cipher,
-            digest: Digest::Sha256,
-            format: DataFormat::Classic,
-            send: direction(send),
-            recv: direction(recv),
-        };
-        let peer = PeerHandle(0);
-        for command in [
-            Command::SetPeer(peer, Box::new(self.config(to))),
-            Command::InstallKey(peer, 0, Box::new(keys)),
-            Command::UseKey(peer, 0),
-        ] {
-            self.worker.send(command).unwrap();
-        }
-    }
-
-    /// Hands a TCP packet (a super-packet when `gso_size` is not 0) to the worker. Returns its
-    /// payload's length.
-    fn inject(&self, payload: usize, gso_size: u16) -> usize {
-        let len = 40 + payload;
-        let mut packet = vec![0u8; VnetHdr::LEN + len];
-        VnetHdr {
-            flags: VnetHdr::NEEDS_CSUM,
-            gso_type: if gso_size == 0 {
-                VnetHdr::GSO_NONE
-            } else {
-                VnetHdr::GSO_TCPV4
-            },
-            hdr_len: 40,
-            gso_size,
-            csum_start: 20,
-            csum_offset: 16,
-        }
-        .write(&mut packet);
-        let ip = &mut packet[VnetHdr::LEN..];
-        ip[0] = 0x45;
-        ip[2..4].copy_from_slice(&(len as u16).to_be_bytes());
-        ip[8] = 64;
-        ip[9] = 6;
-        ip[12..20].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
-        ip[32] = 0x50;
-        ip[33] = 0x10;
-        (&self.tun).write_all(&packet).unwrap();
-        payload
-    }
-
-    /// Payload bytes of the next write of the worker.
-    fn payload_read(&self) -> usize {
-        let mut packet = vec![0; 70_000];
-        let len = (&self.tun).read(&mut packet).unwrap();
-        len - VnetHdr::LEN - 40
     }
 }

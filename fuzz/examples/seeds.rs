@@ -17,6 +17,7 @@ fn main() -> std::io::Result<()> {
     key_messages()?;
     texts()?;
     data_packets()?;
+    glued_datagrams()?;
     super_packets()?;
     fragments()?;
     streams()?;
@@ -30,6 +31,29 @@ fn save(target: &str, name: &str, bytes: &[u8]) -> std::io::Result<()> {
         .join(target);
     fs::create_dir_all(&folder)?;
     fs::write(folder.join(name), bytes)
+}
+
+/// Messages as receive offload makes them, behind the announced size.
+fn glued_datagrams() -> std::io::Result<()> {
+    let datagram: Vec<u8> = [0x48, 0, 0, 7].into_iter().chain(0..20).collect();
+    let control = [0x20; 24];
+    for (name, size, message) in [
+        ("single", 0, datagram.clone()),
+        ("three", 24, datagram.repeat(3)),
+        ("shorter_last", 24, [&datagram[..], &datagram[..9]].concat()),
+        ("size_beyond", 1280, datagram.clone()),
+        ("one_byte", 1, datagram.clone()),
+        (
+            "with_control",
+            24,
+            [&datagram[..], &control, &datagram[..5]].concat(),
+        ),
+        ("empty", 5, Vec::new()),
+    ] {
+        let bytes = [&u16::to_be_bytes(size)[..], &message].concat();
+        save("datagrams", name, &bytes)?;
+    }
+    Ok(())
 }
 
 fn packets() -> Vec<(&'static str, ControlPacket<'static>)> {

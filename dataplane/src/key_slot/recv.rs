@@ -15,11 +15,16 @@ pub struct RecvKey {
     body: Body,
 }
 
+/// As of a sending key, what is large and rarer is boxed.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most keys are of this variant, and live in a boxed slot"
+)]
 enum Body {
     Aead(aead::Opener),
-    Epoch(epoch::Opener),
-    Cbc(cbc_hmac::Opener),
-    Null(null::Opener),
+    Epoch(Box<epoch::Opener>),
+    Cbc(Box<cbc_hmac::Opener>),
+    Null(Box<null::Opener>),
 }
 
 impl RecvKey {
@@ -40,16 +45,18 @@ impl RecvKey {
         let (cipher, digest, slots) = (keys.cipher, keys.digest, &keys.recv);
         let body = match (keys.format, cipher) {
             (DataFormat::Epoch, _) => {
-                Body::Epoch(epoch::Opener::new(cipher, slots, [window(), window()])?)
+                let opener = epoch::Opener::new(cipher, slots, [window(), window()])?;
+                Body::Epoch(Box::new(opener))
             }
             (DataFormat::Classic, Cipher::None) => {
-                Body::Null(null::Opener::new(digest, slots, window()))
+                Body::Null(Box::new(null::Opener::new(digest, slots, window())))
             }
             (DataFormat::Classic, _) if cipher.is_aead() => {
                 Body::Aead(aead::Opener::new(cipher, slots, window())?)
             }
             (DataFormat::Classic, _) => {
-                Body::Cbc(cbc_hmac::Opener::new(cipher, digest, slots, window())?)
+                let opener = cbc_hmac::Opener::new(cipher, digest, slots, window())?;
+                Body::Cbc(Box::new(opener))
             }
         };
         Ok(RecvKey { framing, body })

@@ -74,10 +74,10 @@ fn one_address_may_be_two_clients_of_two_listeners() {
 
 #[test]
 fn listeners_need_workers() {
-    for ranges in [vec![0..0], vec![0..2]] {
+    for range in [0..0, 0..2] {
         let options = WorkerOptions {
             io: IoChoice::Syscalls,
-            listeners: ranges,
+            listeners: std::iter::once(range).collect(),
             ..WorkerOptions::default()
         };
         assert!(Workers::start(vec![loopback_socket()], &options).is_err());

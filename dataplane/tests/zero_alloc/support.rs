@@ -1,0 +1,208 @@
+//! An allocator that counts, and workers with stand-ins for their devices.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
+use nix::sys::time::TimeVal;
+use ringway_dataplane::command::{Command, Endpoint, PeerConfig, PeerHandle, Roles};
+use ringway_dataplane::framing::Framing;
+use ringway_dataplane::key_slot::{Cipher, DataFormat, DataKeys, Digest, DirectionKey};
+use ringway_dataplane::offload::coalesce::TunCaps;
+use ringway_dataplane::offload::vnet_hdr::VnetHdr;
+use ringway_dataplane::stats::PeerStats;
+use ringway_dataplane::tun::{DeviceKind, TunQueue};
+use ringway_dataplane::udp::{Family, UdpConfig, UdpSocket};
+use ringway_dataplane::worker::{IoChoice, Worker, WorkerConfig, WorkerHandle};
+
+struct Counting;
+
+pub(crate) static COUNT: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    pub(crate) static EXEMPT: Cell<bool> = const { Cell::new(false) };
+}
+
+fn count() {
+    if !EXEMPT.get() {
+        COUNT.fetch_add(1, SeqCst);
+    }
+}
+
+// SAFETY: every call goes to the system allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps the contract of `GlobalAlloc::alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract of `GlobalAlloc::dealloc`.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps the contract of `GlobalAlloc::realloc`.
+        unsafe { System.realloc(ptr, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+pub(crate) struct End {
+    pub(crate) worker: WorkerHandle,
+    pub(crate) tun: File,
+    pub(crate) remote: Endpoint,
+    pub(crate) stats: Arc<PeerStats>,
+}
+
+impl End {
+    pub(crate) fn start(io: IoChoice) -> Option<End> {
+        let udp = UdpSocket::open(&UdpConfig {
+            local: Some(Ipv4Addr::LOCALHOST.into()),
+            ..UdpConfig::new(Family::V4)
+        })
+        .unwrap();
+        let remote = Endpoint::new(udp.local_addr().unwrap());
+        let (tun, ours) = fake_tun();
+        let worker = Worker::start(WorkerConfig {
+            udp,
+            tun: Some(tun),
+            io,
+            cpu: None,
+            busy_poll: Duration::ZERO,
+            name: "alloc".into(),
+        });
+        Some(End {
+            worker: worker.ok()?,
+            tun: ours,
+            remote,
+            stats: Arc::default(),
+        })
+    }
+
+    pub(crate) fn config(&self, to: &End) -> PeerConfig {
+        PeerConfig {
+            endpoint: to.remote,
+            float: false,
+            tx_peer_id: Some(0),
+            rx_peer_id: None,
+            framing: Framing::None,
+            mss_v4: 1400,
+            mss_v6: 1380,
+            segment_to: 0,
+            replay_window: 2048,
+            replay_time: 15,
+            passtos: true,
+            guard_recursion: true,
+            block_ipv6: false,
+            listener: 0,
+            roles: Roles::default(),
+            stats: Arc::clone(&self.stats),
+        }
+    }
+
+    pub(crate) fn connect(&self, to: &End, cipher: Cipher, send: u8, recv: u8) {
+        let keys = keys(cipher, send, recv);
+        let peer = PeerHandle(0);
+        for command in [
+            Command::SetPeer(peer, Box::new(self.config(to))),
+            Command::InstallKey(peer, 0, Box::new(keys)),
+            Command::UseKey(peer, 0),
+        ] {
+            self.worker.send(command).unwrap();
+        }
+    }
+
+    /// Hands a TCP packet (a super-packet when `gso_size` is not 0) to the worker. Returns its
+    /// payload's length.
+    pub(crate) fn inject(&self, payload: usize, gso_size: u16) -> usize {
+        inject(&self.tun, [10, 0, 0, 1, 10, 0, 0, 2], payload, gso_size)
+    }
+
+    /// Payload bytes of the next write of the worker.
+    pub(crate) fn payload_read(&self) -> usize {
+        payload_read(&self.tun)
+    }
+}
+
+/// Hands a TCP packet with these addresses to whoever reads `tun`; its payload's length.
+pub(crate) fn inject(mut tun: &File, addresses: [u8; 8], payload: usize, gso_size: u16) -> usize {
+    let len = 40 + payload;
+    let mut packet = vec![0u8; VnetHdr::LEN + len];
+    VnetHdr {
+        flags: VnetHdr::NEEDS_CSUM,
+        gso_type: if gso_size == 0 {
+            VnetHdr::GSO_NONE
+        } else {
+            VnetHdr::GSO_TCPV4
+        },
+        hdr_len: 40,
+        gso_size,
+        csum_start: 20,
+        csum_offset: 16,
+    }
+    .write(&mut packet);
+    let ip = &mut packet[VnetHdr::LEN..];
+    ip[0] = 0x45;
+    ip[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+    ip[8] = 64;
+    ip[9] = 6;
+    ip[12..20].copy_from_slice(&addresses);
+    ip[32] = 0x50;
+    ip[33] = 0x10;
+    tun.write_all(&packet).unwrap();
+    payload
+}
+
+/// Payload bytes of the next write to `tun`.
+pub(crate) fn payload_read(mut tun: &File) -> usize {
+    let mut packet = vec![0; 70_000];
+    let len = tun.read(&mut packet).unwrap();
+    len - VnetHdr::LEN - 40
+}
+
+pub(crate) fn keys(cipher: Cipher, send: u8, recv: u8) -> DataKeys {
+    let direction = |seed: u8| DirectionKey {
+        cipher: [seed; 64],
+        hmac: [seed ^ 0x55; 64],
+    };
+    DataKeys {
+        cipher,
+        digest: Digest::Sha256,
+        format: DataFormat::Classic,
+        send: direction(send),
+        recv: direction(recv),
+    }
+}
+
+/// A stand-in for a device's queue, and the kernel's side of it.
+pub(crate) fn fake_tun() -> (TunQueue, File) {
+    let (ours, theirs) = socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )
+    .unwrap();
+    for end in [&ours, &theirs] {
+        setsockopt(end, sockopt::SndBuf, &(4 << 20)).unwrap();
+    }
+    // A lost packet must not keep the test waiting for ever.
+    setsockopt(&ours, sockopt::ReceiveTimeout, &TimeVal::new(10, 0)).unwrap();
+    let caps = TunCaps {
+        tso: true,
+        uso: true,
+    };
+    let tun = TunQueue::from_file(File::from(theirs), DeviceKind::Tun, true, caps);
+    (tun, File::from(ours))
+}
