@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use ringway_dataplane::command::{Command, Endpoint, PeerConfig, PeerHandle, Roles};
+use ringway_dataplane::fragment::Fragment;
 use ringway_dataplane::framing::Framing;
 use ringway_dataplane::key_slot::{Cipher, DataFormat, DataKeys, Digest, DirectionKey};
 use ringway_dataplane::offload::coalesce::TunCaps;
@@ -70,13 +71,21 @@ static ALLOCATOR: Counting = Counting;
 fn a_warm_worker_allocates_nothing() {
     EXEMPT.set(true);
     for io in [IoChoice::Uring, IoChoice::Syscalls] {
-        for cipher in [Cipher::Aes256Gcm, Cipher::Aes256Cbc] {
+        let fragment = Fragment {
+            payload: 700,
+            largest: 9100,
+        };
+        for (cipher, fragment) in [
+            (Cipher::Aes256Gcm, None),
+            (Cipher::Aes256Gcm, Some(fragment)),
+            (Cipher::Aes256Cbc, None),
+        ] {
             let (Some(a), Some(b)) = (End::start(io), End::start(io)) else {
                 eprintln!("skipped: {io:?} is not allowed here");
                 continue;
             };
-            a.connect(&b, cipher, 1, 2);
-            b.connect(&a, cipher, 2, 1);
+            a.connect(&b, cipher, fragment, 1, 2);
+            b.connect(&a, cipher, fragment, 2, 1);
             for _ in 0..20 {
                 exchange(&a, &b);
             }
@@ -84,13 +93,17 @@ fn a_warm_worker_allocates_nothing() {
             for _ in 0..200 {
                 exchange(&a, &b);
             }
-            assert_eq!(COUNT.load(SeqCst) - before, 0, "{io:?} {cipher:?}");
+            let counted = COUNT.load(SeqCst) - before;
+            assert_eq!(counted, 0, "{io:?} {cipher:?} {fragment:?}");
             // The counter does count these threads.
             a.worker
                 .send(Command::SendPayload(PeerHandle(9), Vec::new()))
                 .unwrap();
             a.worker
-                .send(Command::SetPeer(PeerHandle(2), Box::new(a.config(&b))))
+                .send(Command::SetPeer(
+                    PeerHandle(2),
+                    Box::new(a.config(&b, None)),
+                ))
                 .unwrap();
             let deadline = Instant::now() + Duration::from_secs(10);
             while COUNT.load(SeqCst) == before {
@@ -162,14 +175,14 @@ impl End {
         })
     }
 
-    fn config(&self, to: &End) -> PeerConfig {
+    fn config(&self, to: &End, fragment: Option<Fragment>) -> PeerConfig {
         PeerConfig {
             endpoint: to.remote,
             float: false,
             tx_peer_id: Some(0),
             rx_peer_id: None,
             framing: Framing::None,
-            fragment: None,
+            fragment,
             mss_v4: 1400,
             mss_v6: 1380,
             segment_to: 0,
@@ -183,7 +196,7 @@ impl End {
         }
     }
 
-    fn connect(&self, to: &End, cipher: Cipher, send: u8, recv: u8) {
+    fn connect(&self, to: &End, cipher: Cipher, fragment: Option<Fragment>, send: u8, recv: u8) {
         let direction = |seed: u8| DirectionKey {
             cipher: [seed; 64],
             hmac: [seed ^ 0x55; 64],
@@ -197,7 +210,7 @@ impl End {
         };
         let peer = PeerHandle(0);
         for command in [
-            Command::SetPeer(peer, Box::new(self.config(to))),
+            Command::SetPeer(peer, Box::new(self.config(to, fragment))),
             Command::InstallKey(peer, 0, Box::new(keys)),
             Command::UseKey(peer, 0),
         ] {
