@@ -41,7 +41,8 @@ fn reasons(crowd: &Crowd) -> Vec<&'static str> {
 
 #[test]
 fn hundreds_of_clients_connect_over_a_bad_network_amid_noise() {
-    for seed in seeds(2) {
+    // Each is a crowd; more seeds would take minutes.
+    for seed in seeds(2).take(4) {
         let mut crowd = Crowd::new(seed, BAD, v2_server(), Transport::Udp);
         for n in 0..250 {
             crowd.add(mixed_wrap(n), |_| {});
@@ -140,7 +141,7 @@ fn connect_freq_limits_clients() {
 
 #[test]
 fn renegotiations_wait_for_their_answer_and_lose_nothing() {
-    for seed in seeds(6) {
+    for seed in seeds(6).take(40) {
         let transport = [Transport::Udp, Transport::Tcp][(seed % 2) as usize];
         let link = if transport == Transport::Tcp {
             CLEAN
