@@ -205,6 +205,8 @@ pub enum Command {
 pub enum Event {
     /// A packet that is no data packet.
     Control {
+        /// The listener of the worker that received it; nothing that counts for a TCP connection.
+        listener: u16,
         /// Where it came from.
         from: Endpoint,
         /// The UDP payload, or the packet in a TCP stream; at least one byte.

@@ -685,6 +685,11 @@ impl PeerTable {
         self.slots[self.only?].as_ref()?.config.endpoint.stream
     }
 
+    /// The listener whose packets this worker receives.
+    pub(crate) fn own_listener(&self) -> u16 {
+        self.listener
+    }
+
     /// The listener that peers heard at this worker's socket must have come by, if that matters.
     #[inline]
     pub(crate) fn listener(&self) -> Option<u16> {

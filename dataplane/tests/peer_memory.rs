@@ -72,6 +72,7 @@ fn add(workers: &mut Workers, id: u32, cipher: Cipher, format: DataFormat) {
         float: true,
         tx_peer_id: Some(id),
         rx_peer_id: Some(id),
+        fragment: None,
         framing: Framing::None,
         mss_v4: 1400,
         mss_v6: 1380,

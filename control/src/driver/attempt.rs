@@ -242,7 +242,9 @@ impl<'p> Attempt<'p> {
                 return;
             };
             match event {
-                WorkerEvent::Control { from, mut datagram } => {
+                WorkerEvent::Control {
+                    from, mut datagram, ..
+                } => {
                     self.program.totals.add_control_read(datagram.len());
                     self.tunnel.handle_datagram(now(), from, &mut datagram);
                     self.drain_tunnel();

@@ -383,7 +383,8 @@ impl Program {
             if self.interface.is_none() {
                 self.env = self.base_env.clone();
             }
-            let ending = remap(&self.options, server::run(self, settings.clone()));
+            let ending = server::run(self, settings.clone());
+            let ending = remap(&self.options, ending);
             let Ending::Restart { .. } = ending else {
                 return ending;
             };

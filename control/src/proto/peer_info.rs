@@ -38,6 +38,15 @@ pub mod iv_proto {
         | DATA_EPOCH
         | DNS_OPTION_V2
         | PUSH_UPDATE;
+    /// What a server uses with a client that announces it.
+    pub const SERVER: u32 = DATA_V2
+        | TLS_KEY_EXPORT
+        | AUTH_PENDING_KW
+        | CC_EXIT
+        | AUTH_FAIL_TEMP
+        | DYN_TLS_CRYPT
+        | DATA_EPOCH
+        | PUSH_UPDATE;
     /// What a point-to-point peer with everything above announces: no bits that need pushing.
     pub const P2P: u32 = DATA_V2 | TLS_KEY_EXPORT | NCP_P2P | CC_EXIT | DYN_TLS_CRYPT | DATA_EPOCH;
 }

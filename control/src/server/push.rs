@@ -1,10 +1,10 @@
 //! What a client is pushed (protocol §8.3), apart from what the protocol core negotiates itself.
 //!
 //! ```text
-//!  PUSH_REPLY, route-gateway, topology, ping, ping-restart, <push lines>, ifconfig-ipv6, ifconfig,
-//!              '---------------------- push ----------------------------------------------------'
-//!              peer-id,  auth-token, auth-token-user,  cipher, protocol-flags,  tun-mtu
-//!                        '---------- tail ----------'                           '-tail-'
+//!  PUSH_REPLY, <push lines, route-gateway, topology, ping, ...>, ifconfig-ipv6, ifconfig,
+//!              '---------------------- push_list -----------------------------------------'
+//!              peer-id, auth-token, auth-token-user, cipher, protocol-flags, tun-mtu
+//!                       '------ token_lines -------'
 //! ```
 
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -33,33 +33,16 @@ pub struct PushInput<'a> {
     pub addresses: &'a Addresses,
     /// Kind of the device.
     pub device: DeviceKind,
-    /// MTU of the device.
-    pub tun_mtu: u32,
-    /// `IV_MTU`: the largest `tun-mtu` the client takes; nothing is pushed to one that takes none.
-    pub iv_mtu: Option<u32>,
-    /// Its token and user name (`auth-gen-token`).
-    pub token: Option<(&'a str, &'a str)>,
 }
 
-/// A client's options, without those the protocol core adds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PushList {
-    /// What comes before `peer-id`.
-    pub push: Vec<String>,
-    /// `auth-token` and `auth-token-user`, which follow `peer-id`, and `tun-mtu`, the very last.
-    pub tail: Vec<String>,
-    /// What somebody should know of.
-    pub warnings: Vec<String>,
-}
-
-/// The options a client is pushed.
+/// The options a client is pushed, without those the protocol core adds.
 ///
 /// `push-reset` leaves out all lines for everybody, `topology` and `route-gateway` included.
 /// `push-remove` leaves out those for everybody that begin with its text, and with exactly
 /// `ifconfig` or `ifconfig-ipv6` the address. The client's own lines are not touched by either.
 /// A route that is one of the client's own networks (`iroute`) is left out: it would send the
 /// client's neighbours through the tunnel.
-pub fn push_list(input: &PushInput<'_>) -> PushList {
+pub fn push_list(input: &PushInput<'_>) -> Vec<String> {
     let client = input.client;
     let removed = |line: &&String| {
         let begins = |text: &String| line.starts_with(text.as_str());
@@ -76,32 +59,15 @@ pub fn push_list(input: &PushInput<'_>) -> PushList {
         DeviceKind::Tap => Vec::new(),
     };
     let own = |line: &&String| routed_network(line).is_some_and(|net| networks.contains(&net));
-    let mut list = PushList {
-        push: lines.filter(|line| !own(line)).cloned().collect(),
-        ..PushList::default()
-    };
+    let mut list: Vec<String> = lines.filter(|line| !own(line)).cloned().collect();
     let blocked = |name: &str| client.push_remove.iter().any(|text| text == name);
     if let Some(v6) = input.addresses.v6.filter(|_| !blocked("ifconfig-ipv6")) {
         let line = format!("ifconfig-ipv6 {}/{} {}", v6.local, v6.bits, v6.remote);
-        list.push.push(line);
+        list.push(line);
     }
     if let Some(v4) = input.addresses.v4.filter(|_| !blocked("ifconfig")) {
         let local = v4.alias.unwrap_or(v4.local);
-        list.push
-            .push(format!("ifconfig {local} {}", v4.remote_netmask));
-    }
-    if let Some((token, user)) = input.token {
-        list.tail.extend(token_lines(token, user));
-    }
-    if let Some(largest) = input.iv_mtu {
-        list.tail.push(format!("tun-mtu {}", input.tun_mtu));
-        if largest < input.tun_mtu {
-            list.warnings.push(format!(
-                "the client takes a tun-mtu of up to {largest}, the server has {mtu}: \
-                 add tun-mtu-max {mtu} to the client's configuration",
-                mtu = input.tun_mtu,
-            ));
-        }
+        list.push(format!("ifconfig {local} {}", v4.remote_netmask));
     }
     list
 }

@@ -463,6 +463,7 @@ fn sender(
                 return Err(DropReason::ControlQueueFull);
             }
             let event = Event::Control {
+                listener: peers.own_listener(),
                 from: *from,
                 datagram: Box::from(datagram),
             };

@@ -197,7 +197,7 @@ fn control_packets_pings_and_strangers_never_reach_the_device() {
         let to = Endpoint::new(b.address);
         stranger.send_to(&to, &[7 << 3, 1, 2, 3]).unwrap();
         let (from, datagram) = b.event(|event| match event {
-            Event::Control { from, datagram } => Some((from, datagram)),
+            Event::Control { from, datagram, .. } => Some((from, datagram)),
             _ => None,
         });
         assert_eq!(from.remote, stranger.local_addr().unwrap());

@@ -75,7 +75,7 @@ impl End {
         let remote = Endpoint::new(udp.local_addr().unwrap());
         let (tun, ours) = fake_tun();
         let worker = Worker::start(WorkerConfig {
-            udp,
+            udp: Some(udp),
             tun: Some(tun),
             io,
             cpu: None,
@@ -96,6 +96,7 @@ impl End {
             float: false,
             tx_peer_id: Some(0),
             rx_peer_id: None,
+            fragment: None,
             framing: Framing::None,
             mss_v4: 1400,
             mss_v6: 1380,

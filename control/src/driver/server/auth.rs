@@ -429,7 +429,7 @@ impl Server<'_> {
         });
         let label = client.label();
         let shared = self.client_call(client, &label, None);
-        let prepared = ClientCrresponse::prepare(&shared, &command(script), response, waits);
+        let prepared = ClientCrresponse::prepare(&shared, &command(script), waits, response);
         let ran = prepared.and_then(|prepared| {
             let hook = prepared.hook;
             self.run_script(client, Hook::ClientCrresponse, prepared.job, |job| {

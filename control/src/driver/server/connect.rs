@@ -31,7 +31,7 @@ use crate::log;
 use crate::proto::negotiate::Negotiated;
 use crate::proto::peer_info::{extensions, iv_proto};
 use crate::proto::tunnel::{self, Serve};
-use crate::server::addresses::{Addresses, Network, pool_layout};
+use crate::server::addresses::{Network, pool_layout};
 use crate::server::limits::{CommonNames, PeerIds};
 use crate::server::pool::AddressPool;
 use crate::server::pool_file::PoolFile;
@@ -382,14 +382,16 @@ impl Server<'_> {
     /// Tells the client its options.
     fn serve(&mut self, client: &mut Client) {
         let connection = &self.options.connections[0];
-        let list = push_list(&PushInput {
+        let push = push_list(&PushInput {
             for_all: &self.settings.push,
             client: &client.config,
             addresses: &client.addresses,
             device: self.state.network.device,
         });
-        for warning in list.warnings {
-            log::warn!("{} {warning}", client.label());
+        let mtu = u32::from(connection.tun_mtu);
+        if let Some(largest) = client.peer_info.iv_mtu.filter(|largest| *largest < mtu) {
+            log::warn!("{} the client takes a tun-mtu of up to {largest}, the server has {mtu}: \
+                 add tun-mtu-max {mtu} to the client's configuration", client.label());
         }
         let mut preferences = setup::preferences(&self.options);
         if let Some(ciphers) = &client.config.data_ciphers {
@@ -401,9 +403,9 @@ impl Server<'_> {
             preferences,
             features: iv_proto::SERVER,
             peer_id: Some(client.peer_id),
-            push: list.push,
+            push,
             tokens: self.token_lines(client),
-            tun_mtu: Some(u32::from(connection.tun_mtu)),
+            tun_mtu: Some(mtu),
             username: client.config.override_username.clone(),
             extensions: extensions::OWN,
         };

@@ -566,7 +566,7 @@ impl<'p> Server<'p> {
         if let Place::Stream(stream) = client.place {
             self.command(Command::CloseStream(stream));
         }
-        self.disconnect(*client, reason);
+        self.disconnect(*client);
     }
 
     // ---- once a second -------------------------------------------------------------------------

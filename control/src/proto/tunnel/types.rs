@@ -245,6 +245,18 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Adds what another tunnel counted.
+    pub fn add(&mut self, other: &Counters) {
+        self.accepted += other.accepted;
+        self.malformed += other.malformed;
+        self.unknown_session += other.unknown_session;
+        self.wrong_source += other.wrong_source;
+        self.unwrap_failed += other.unwrap_failed;
+        self.wrong_key_id += other.wrong_key_id;
+        self.wrong_echo += other.wrong_echo;
+        self.refused_reset += other.refused_reset;
+    }
+
     /// Names and values, for statistics.
     pub fn rows(&self) -> [(&'static str, u64); 8] {
         [

@@ -129,7 +129,7 @@ fn no_more_ends(node: &Node) {
 
 fn control(node: &Node) -> (Endpoint, Vec<u8>) {
     node.event(|event| match event {
-        Event::Control { from, datagram } => Some((from, datagram.into_vec())),
+        Event::Control { from, datagram, .. } => Some((from, datagram.into_vec())),
         _ => None,
     })
 }
