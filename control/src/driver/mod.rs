@@ -51,10 +51,10 @@ use crate::host::privileges::{self, PrivilegePlan};
 use crate::host::script::{self, Hook};
 use crate::host::signals::{Signal, Signals};
 use crate::log;
-use crate::proto::{Now, TlsRole};
 use crate::proto::push::{Advance, AuthFailed};
 use crate::proto::tunnel::{Mode, Transport, TunnelConfig};
 use crate::proto::wrap::{ClientWraps, WrapConfig};
+use crate::proto::{Now, TlsRole};
 use crate::tls::{TlsContext, TlsSession, cert_env};
 
 /// How long a server waits before it begins anew.

@@ -160,15 +160,12 @@ mod tests {
         }
     }
 
-    fn list(client: &ClientConfig, addresses: &Addresses) -> PushList {
+    fn list(client: &ClientConfig, addresses: &Addresses) -> Vec<String> {
         push_list(&PushInput {
             for_all: &for_all(),
             client,
             addresses,
             device: DeviceKind::Tun,
-            tun_mtu: 1500,
-            iv_mtu: Some(1600),
-            token: Some(("SESS_ID_AT_x", "user")),
         })
     }
 
@@ -188,16 +185,7 @@ mod tests {
             ]
             .map(str::to_owned),
         );
-        assert_eq!(got.push, expected);
-        assert_eq!(
-            got.tail,
-            [
-                "auth-token SESS_ID_AT_x",
-                "auth-token-user dXNlcg==",
-                "tun-mtu 1500"
-            ]
-        );
-        assert_eq!(got.warnings, [""; 0]);
+        assert_eq!(got, expected);
     }
 
     #[test]
@@ -215,7 +203,7 @@ mod tests {
         };
         let got = list(&client, &Addresses::default());
         assert_eq!(
-            got.push[4..],
+            got[4..],
             [
                 "route 10.2.0.0 255.255.0.0",
                 "route 10.4.0.0 255.255.0.0 net_gateway",
@@ -233,9 +221,9 @@ mod tests {
             ..ClientConfig::default()
         };
         let got = list(&client, &addresses());
-        assert_eq!(got.push[0], own);
-        assert!(got.push[1].starts_with("ifconfig-ipv6 "));
-        assert_eq!(got.push.len(), 3);
+        assert_eq!(got[0], own);
+        assert!(got[1].starts_with("ifconfig-ipv6 "));
+        assert_eq!(got.len(), 3);
 
         let remove = |texts: &[&str]| {
             let client = ClientConfig {
@@ -243,7 +231,7 @@ mod tests {
                 push: vec![own.clone()],
                 ..ClientConfig::default()
             };
-            list(&client, &addresses()).push
+            list(&client, &addresses())
         };
         assert_eq!(
             remove(&["route ", "route-ipv6", "dhcp-option DNS", "ifconfig"]),
@@ -269,32 +257,15 @@ mod tests {
         let mut addresses = addresses();
         addresses.v4.as_mut().unwrap().alias = Some("10.9.0.2".parse().unwrap());
         let got = list(&ClientConfig::default(), &addresses);
-        assert_eq!(got.push.last().unwrap(), "ifconfig 10.9.0.2 255.255.255.0");
-    }
-
-    #[test]
-    fn the_mtu_is_for_those_who_take_it() {
-        let client = ClientConfig::default();
-        let addresses = Addresses::default();
-        let with = |iv_mtu| {
-            push_list(&PushInput {
-                for_all: &[],
-                client: &client,
-                addresses: &addresses,
-                device: DeviceKind::Tap,
-                tun_mtu: 9000,
-                iv_mtu,
-                token: None,
-            })
-        };
-        assert_eq!(with(None).tail, [""; 0]);
-        let got = with(Some(1600));
-        assert_eq!((got.tail.len(), got.warnings.len()), (1, 1));
-        assert!(got.warnings[0].contains("1600"));
+        assert_eq!(got.last().unwrap(), "ifconfig 10.9.0.2 255.255.255.0");
     }
 
     #[test]
     fn user_names_that_are_too_long_are_not_pushed_back() {
+        assert_eq!(
+            token_lines("SESS_ID_AT_x", "user"),
+            ["auth-token SESS_ID_AT_x", "auth-token-user dXNlcg=="]
+        );
         assert_eq!(token_lines("t", &"x".repeat(95)).len(), 1);
         assert_eq!(token_lines("t", &"x".repeat(93)).len(), 2);
         assert_eq!(token_lines("t", "").len(), 1);

@@ -66,7 +66,12 @@ impl State {
             None => TokenKey::generate(&mut rand::rng()),
             Some(source) => {
                 let fail = |what: String| {
-                    format!("{}: {}: {}: {what}", source.position, source.option, source.name())
+                    format!(
+                        "{}: {}: {}: {what}",
+                        source.position,
+                        source.option,
+                        source.name()
+                    )
                 };
                 let text = source.read().map_err(|error| fail(error.to_string()))?;
                 let text = String::from_utf8_lossy(&text);
@@ -90,7 +95,10 @@ impl Server<'_> {
     /// TLS has verified the client's certificates.
     pub(super) fn identified(&mut self, client: &mut Client, common_name: String, tls: &str) {
         log::notice!("{} Control Channel: {tls}", client.label());
-        log::notice!("{} [{common_name}] Peer Connection Initiated", client.label());
+        log::notice!(
+            "{} [{common_name}] Peer Connection Initiated",
+            client.label()
+        );
         client.env.set_trusted(client.endpoint.remote);
         client.env.set("common_name", &common_name);
         if let Some(peer) = client.tunnel.tls().and_then(|tls| tls.peer()) {
@@ -104,18 +112,26 @@ impl Server<'_> {
     /// A client's key message is here.
     pub(super) fn authenticate(&mut self, client: &mut Client, request: AuthRequest) {
         let lines = request.peer_info_text.lines();
-        client.env.set_peer_info(lines.filter_map(|line| line.split_once('=')));
+        client
+            .env
+            .set_peer_info(lines.filter_map(|line| line.split_once('=')));
         let differ = match self.settings.opt_verify {
             true => occ::compare(&self.tunnel_config.options, &request.options),
             false => Vec::new(),
         };
         client.peer_info = request.peer_info.clone();
-        client.login = Some(Login { request, reason: None });
+        client.login = Some(Login {
+            request,
+            reason: None,
+        });
         for line in &differ {
             log::warn!("{} WARNING: {line}", client.label());
         }
         if !differ.is_empty() {
-            log::warn!("{} Option inconsistency warnings triggering disconnect due to --opt-verify", client.label());
+            log::warn!(
+                "{} Option inconsistency warnings triggering disconnect due to --opt-verify",
+                client.label()
+            );
             self.deny(client, None);
         } else if !client.waits_for_key() {
             self.check_certificates(client);
@@ -123,7 +139,9 @@ impl Server<'_> {
     }
 
     fn check_certificates(&mut self, client: &mut Client) {
-        let next = client.hooks.begin(Stage::Certificates(client.certificates()));
+        let next = client
+            .hooks
+            .begin(Stage::Certificates(client.certificates()));
         self.go_on(client, Step::Certificates, next);
     }
 
@@ -198,8 +216,7 @@ impl Server<'_> {
                 };
                 let shared = self.client_call(client, &label, None);
                 let subject = &certificate.subject;
-                let prepared =
-                    TlsVerify::prepare(&shared, &command(script), depth, subject, None)?;
+                let prepared = TlsVerify::prepare(&shared, &command(script), depth, subject, None)?;
                 let hook = prepared.hook;
                 self.run_script(client, Hook::TlsVerify, prepared.job, |job| {
                     Waiting::Certificate(job, depth, hook)
@@ -239,7 +256,10 @@ impl Server<'_> {
         let scripted = self.settings.auth_user_pass_verify.is_some();
         let Some(username) = &login.request.username else {
             if scripted && !self.settings.auth_user_pass_optional {
-                log::warn!("{} Auth Username/Password was not provided by peer", client.label());
+                log::warn!(
+                    "{} Auth Username/Password was not provided by peer",
+                    client.label()
+                );
                 self.deny(client, None);
                 return;
             }
@@ -254,22 +274,32 @@ impl Server<'_> {
             let held = client.token.map(|token| token.session);
             let judgement = tokens.judge(held, username, password, now().unix);
             if let Some(session) = &judgement.session {
-                client.env.set_auth_session(&session.name(), judgement.state.name());
+                client
+                    .env
+                    .set_auth_session(&session.name(), judgement.state.name());
             }
             let drops_username = judgement.drops_username();
-            client.token = judgement.session.map(|session| TokenState { session, issued: 0 });
+            client.token = judgement
+                .session
+                .map(|session| TokenState { session, issued: 0 });
             match judgement.decision {
                 Decision::Accept => ask = false,
                 Decision::Ask(reason) => login.reason = reason,
                 Decision::Refuse(reason) => {
-                    log::warn!("{} TLS Auth Error: auth-token is not valid ({})",
-                        client.label(), judgement.state.name());
+                    log::warn!(
+                        "{} TLS Auth Error: auth-token is not valid ({})",
+                        client.label(),
+                        judgement.state.name()
+                    );
                     self.deny(client, reason.map(str::to_owned));
                     return;
                 }
             }
             if drops_username {
-                log::warn!("{} the auth-token holds for an empty user name only", client.label());
+                log::warn!(
+                    "{} the auth-token holds for an empty user name only",
+                    client.label()
+                );
             }
         }
         let next = client.hooks.begin(Stage::Credentials { ask });
@@ -302,7 +332,9 @@ impl Server<'_> {
                         self.refuse_call(client, Some(reason));
                         return;
                     }
-                    let AuthPending { timeout, message, .. } = pending;
+                    let AuthPending {
+                        timeout, message, ..
+                    } = pending;
                     let command = Command::AuthPending {
                         timeout,
                         messages: vec![message],
@@ -321,12 +353,7 @@ impl Server<'_> {
         }
     }
 
-    fn refuse_login(
-        &mut self,
-        client: &mut Client,
-        failure: HookFailure,
-        reason: Option<String>,
-    ) {
+    fn refuse_login(&mut self, client: &mut Client, failure: HookFailure, reason: Option<String>) {
         log_failure(&failure);
         self.refuse_call(client, reason);
     }
@@ -344,8 +371,10 @@ impl Server<'_> {
         };
         let now = now();
         if let Some(username) = &request.username {
-            log::notice!("{} TLS: Username/Password authentication succeeded for username '{username}'",
-                client.label());
+            log::notice!(
+                "{} TLS: Username/Password authentication succeeded for username '{username}'",
+                client.label()
+            );
             if self.settings.username_as_common_name {
                 client.common_name.clone_from(username);
                 client.env.set("common_name", username);
@@ -356,13 +385,18 @@ impl Server<'_> {
                     Some(token) => token.session,
                     None => Session::start(&mut rand::rng(), now.unix),
                 };
-                client.token = Some(TokenState { session, issued: now.unix });
+                client.token = Some(TokenState {
+                    session,
+                    issued: now.unix,
+                });
                 if request.renegotiation {
                     self.renew_token(client, now.unix);
                 }
             }
         }
-        let answer = Command::Authenticated { request: request.request };
+        let answer = Command::Authenticated {
+            request: request.request,
+        };
         client.tunnel.handle_command(now, answer);
     }
 
@@ -370,7 +404,11 @@ impl Server<'_> {
     fn deny(&mut self, client: &mut Client, reason: Option<String>) {
         match client.login.take() {
             Some(login) => {
-                log::warn!("{} SENT CONTROL [{}]: 'AUTH_FAILED'", client.label(), client.common_name);
+                log::warn!(
+                    "{} SENT CONTROL [{}]: 'AUTH_FAILED'",
+                    client.label(),
+                    client.common_name
+                );
                 let answer = Command::AuthFailed {
                     request: login.request.request,
                     reason,
@@ -411,7 +449,9 @@ impl Server<'_> {
             token.issued = unix;
         }
         let lines = self.token_lines(client);
-        client.tunnel.handle_command(now(), Command::PushToken(lines));
+        client
+            .tunnel
+            .handle_command(now(), Command::PushToken(lines));
     }
 
     // ---- answers to questions ------------------------------------------------------------------
@@ -420,7 +460,10 @@ impl Server<'_> {
     pub(super) fn take_response(&mut self, client: &mut Client, response: &str) {
         let settings = self.settings.clone();
         let Some(script) = &settings.client_crresponse else {
-            log::warn!("{} CR_RESPONSE without --client-crresponse is ignored", client.label());
+            log::warn!(
+                "{} CR_RESPONSE without --client-crresponse is ignored",
+                client.label()
+            );
             return;
         };
         let waits = client.deferred.iter().find_map(|deferred| match deferred {
@@ -442,11 +485,7 @@ impl Server<'_> {
     }
 
     /// The script has taken the answer, or not.
-    pub(super) fn response_taken(
-        &mut self,
-        client: &mut Client,
-        verdict: Result<(), HookFailure>,
-    ) {
+    pub(super) fn response_taken(&mut self, client: &mut Client, verdict: Result<(), HookFailure>) {
         match verdict {
             Ok(()) => {
                 // The decision may be there already.
@@ -460,4 +499,3 @@ impl Server<'_> {
         }
     }
 }
-

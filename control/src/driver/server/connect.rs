@@ -69,7 +69,10 @@ impl State {
         if let (Some(persist), Some(pool)) = (&settings.ifconfig_pool_persist, &mut pool) {
             let opened = PoolFile::open(persist, pool, now().unix);
             let (file, warnings) = opened.map_err(|error| {
-                format!("ifconfig-pool-persist '{}': {error}", persist.path.display())
+                format!(
+                    "ifconfig-pool-persist '{}': {error}",
+                    persist.path.display()
+                )
             })?;
             for warning in warnings {
                 log::warn!("ifconfig-pool-persist: {warning}");
@@ -123,8 +126,10 @@ impl Server<'_> {
         client.env.set_connected_at(client.since_unix as i64);
         let name = client.common_name.clone();
         for other in self.state.names.enter(&name, client.handle) {
-            log::notice!("MULTI: new connection by client '{name}' will cause previous active sessions \
-                 by this client to be dropped; --duplicate-cn allows several");
+            log::notice!(
+                "MULTI: new connection by client '{name}' will cause previous active sessions \
+                 by this client to be dropped; --duplicate-cn allows several"
+            );
             self.close(other, "duplicate-cn");
         }
         client.named = true;
@@ -137,7 +142,10 @@ impl Server<'_> {
             }
         }
         if client.config.disable {
-            log::notice!("{} client has been rejected due to 'disable' directive", client.label());
+            log::notice!(
+                "{} client has been rejected due to 'disable' directive",
+                client.label()
+            );
             self.refuse(client);
             return;
         }
@@ -175,8 +183,10 @@ impl Server<'_> {
         let before = std::mem::take(&mut client.addresses);
         before.release(self.state.pool.as_mut(), now().unix);
         let name = (!self.settings.duplicate_cn).then_some(client.common_name.as_str());
-        let assigned =
-            self.state.network.assign(self.state.pool.as_mut(), &client.config, name);
+        let assigned = self
+            .state
+            .network
+            .assign(self.state.pool.as_mut(), &client.config, name);
         match assigned {
             Ok(addresses) => client.addresses = addresses,
             Err(error) => {
@@ -273,7 +283,10 @@ impl Server<'_> {
                 let moved = config.ifconfig_push.is_some() || config.ifconfig_ipv6_push.is_some();
                 client.config.apply(config);
                 if client.config.disable {
-                    log::notice!("{} client has been rejected due to 'disable' directive", client.label());
+                    log::notice!(
+                        "{} client has been rejected due to 'disable' directive",
+                        client.label()
+                    );
                     let next = client.hooks.failed(HookCall::ClientConnect);
                     self.go_on_connecting(client, next);
                     return;
@@ -303,7 +316,9 @@ impl Server<'_> {
         let limit = client.config.max_routes_per_client;
         let limit = limit.unwrap_or(self.settings.max_routes_per_client);
         self.state.routes.add_client(client.handle, limit);
-        let next = client.hooks.begin(HookStage::Addresses(client.wanted.len()));
+        let next = client
+            .hooks
+            .begin(HookStage::Addresses(client.wanted.len()));
         if next == Next::Passed {
             for address in std::mem::take(&mut client.wanted) {
                 self.take_address(client, address);
@@ -368,7 +383,11 @@ impl Server<'_> {
         match self.state.routes.learn(client.handle, address, now().unix) {
             Ok(learned) => {
                 if let Some(older) = learned.lost_by {
-                    log::notice!("{} takes {address} over from {}", client.label(), self.label(older));
+                    log::notice!(
+                        "{} takes {address} over from {}",
+                        client.label(),
+                        self.label(older)
+                    );
                 }
                 client.changes.extend(learned.changes);
                 log::info!("MULTI: Learn: {address} -> {}", client.label());
@@ -390,8 +409,11 @@ impl Server<'_> {
         });
         let mtu = u32::from(connection.tun_mtu);
         if let Some(largest) = client.peer_info.iv_mtu.filter(|largest| *largest < mtu) {
-            log::warn!("{} the client takes a tun-mtu of up to {largest}, the server has {mtu}: \
-                 add tun-mtu-max {mtu} to the client's configuration", client.label());
+            log::warn!(
+                "{} the client takes a tun-mtu of up to {largest}, the server has {mtu}: \
+                 add tun-mtu-max {mtu} to the client's configuration",
+                client.label()
+            );
         }
         let mut preferences = setup::preferences(&self.options);
         if let Some(ciphers) = &client.config.data_ciphers {
@@ -409,18 +431,27 @@ impl Server<'_> {
             username: client.config.override_username.clone(),
             extensions: extensions::OWN,
         };
-        client.tunnel.handle_command(now(), tunnel::Command::Serve(Box::new(serve)));
+        client
+            .tunnel
+            .handle_command(now(), tunnel::Command::Serve(Box::new(serve)));
     }
 
     /// The client is not to come in.
     fn refuse(&mut self, client: &mut Client) {
-        client.tunnel.handle_command(now(), tunnel::Command::Refuse(None));
+        client
+            .tunnel
+            .handle_command(now(), tunnel::Command::Refuse(None));
     }
 
     /// The client and the server agree: the data plane may serve it.
     pub(super) fn set_peer(&mut self, client: &mut Client, negotiated: Negotiated) {
-        log::notice!("{} Data Channel: cipher '{}', peer-id: {}{}", client.label(),
-            negotiated.cipher.name(), client.peer_id, setup::features_text(&negotiated));
+        log::notice!(
+            "{} Data Channel: cipher '{}', peer-id: {}{}",
+            client.label(),
+            negotiated.cipher.name(),
+            client.peer_id,
+            setup::features_text(&negotiated)
+        );
         if !negotiated.cipher.is_aead() && negotiated.cipher != Cipher::None {
             log::info!(in Data, "AES-CBC with HMAC by {}", ringway_dataplane::cipher::cbc_backend());
         }
@@ -456,9 +487,16 @@ impl Server<'_> {
             client.stage = Stage::Up;
             let timers = settings::keepalive(&self.options, &client.config);
             client.keepalive.reconfigure(timers, Instant::now());
-            let shown: Vec<String> =
-                client.addresses.own().map(|address| address.to_string()).collect();
-            log::notice!("{} client connected, virtual address {}", client.label(), shown.join(", "));
+            let shown: Vec<String> = client
+                .addresses
+                .own()
+                .map(|address| address.to_string())
+                .collect();
+            log::notice!(
+                "{} client connected, virtual address {}",
+                client.label(),
+                shown.join(", ")
+            );
         }
     }
 

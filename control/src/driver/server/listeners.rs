@@ -18,8 +18,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::config::options::{Family, Options};
 use crate::config::server::Listen;
 use crate::driver::remotes::resolve_local;
-use crate::driver::setup;
 use crate::driver::server::settings;
+use crate::driver::setup;
 use crate::log;
 
 /// Connections that may wait to be accepted.
@@ -157,4 +157,3 @@ fn log_place(proto: &str, address: io::Result<SocketAddr>) {
         _ => log::notice!(in Link, "{proto}v{version} link local (bound): {text}"),
     }
 }
-

@@ -128,9 +128,7 @@ impl<'p> Server<'p> {
             .map_err(failed)?;
         let mut errors = 0;
         if let Some(interface) = &mut program.interface {
-            workers
-                .attach_tun(interface.take_queues())
-                .map_err(fatal)?;
+            workers.attach_tun(interface.take_queues()).map_err(fatal)?;
             errors = interface.add_routes(&options, None, &mut program.env);
         }
         // Capabilities belong to threads: a worker started before the drop keeps none it needs not.
@@ -202,7 +200,9 @@ impl<'p> Server<'p> {
             self.close(handle, "server-exit");
         }
         self.state.save_pool();
-        let Server { program, workers, .. } = self;
+        let Server {
+            program, workers, ..
+        } = self;
         let queues = workers.stop();
         if let Some(interface) = &mut program.interface {
             interface.give_back(queues);
@@ -216,10 +216,15 @@ impl<'p> Server<'p> {
     fn wait(&mut self) -> Vec<bool> {
         let leaving = self.leaving.as_ref().map(|(at, _)| *at);
         let deferred = self.next_deferred();
-        let deadline = [self.timers.next(), self.jobs.next_timeout(), leaving, deferred]
-            .into_iter()
-            .flatten()
-            .fold(self.next_tick, Instant::min);
+        let deadline = [
+            self.timers.next(),
+            self.jobs.next_timeout(),
+            leaving,
+            deferred,
+        ]
+        .into_iter()
+        .flatten()
+        .fold(self.next_tick, Instant::min);
         // Rounded up: waking a little early would only spin.
         let mut wait =
             deadline.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
@@ -306,7 +311,11 @@ impl<'p> Server<'p> {
                 return;
             };
             match event {
-                WorkerEvent::Control { listener, from, mut datagram } => {
+                WorkerEvent::Control {
+                    listener,
+                    from,
+                    mut datagram,
+                } => {
                     self.take_datagram(listener, from, &mut datagram);
                 }
                 WorkerEvent::Occ(handle, message) => {
@@ -487,7 +496,9 @@ impl<'p> Server<'p> {
                 log::debug!(verb, Control, "{} {text}", client.label());
             }
             tunnel::Event::ClientKey(metadata) => self.check_client_key(client, metadata),
-            tunnel::Event::Connected { common_name, tls, .. } => {
+            tunnel::Event::Connected {
+                common_name, tls, ..
+            } => {
                 self.identified(client, common_name, &tls);
             }
             tunnel::Event::Authenticate(request) => self.authenticate(client, *request),
@@ -531,7 +542,9 @@ impl<'p> Server<'p> {
         self.with_client(handle, |_, client| {
             log::notice!("{} floated to {}", client.label(), endpoint.remote);
             client.env.set_trusted(endpoint.remote);
-            client.tunnel.handle_command(now(), tunnel::Command::Floated(endpoint));
+            client
+                .tunnel
+                .handle_command(now(), tunnel::Command::Floated(endpoint));
         });
     }
 
@@ -546,12 +559,18 @@ impl<'p> Server<'p> {
         let Some(other) = self.clients.at(place) else {
             return;
         };
-        let same = self.clients.get(other).is_some_and(|other| other.identity() == identity);
+        let same = self
+            .clients
+            .get(other)
+            .is_some_and(|other| other.identity() == identity);
         if same {
             self.close(other, "floated");
         } else {
-            log::notice!("{}: float to {} refused: another client is there",
-                self.label(handle), endpoint.remote);
+            log::notice!(
+                "{}: float to {} refused: another client is there",
+                self.label(handle),
+                endpoint.remote
+            );
         }
     }
 
@@ -561,7 +580,10 @@ impl<'p> Server<'p> {
         let Some(client) = self.clients.remove(handle) else {
             return;
         };
-        log::notice!("{} SIGUSR1[soft,{reason}] received, client-instance restarting", client.label());
+        log::notice!(
+            "{} SIGUSR1[soft,{reason}] received, client-instance restarting",
+            client.label()
+        );
         self.command(Command::RemovePeer(handle));
         if let Place::Stream(stream) = client.place {
             self.command(Command::CloseStream(stream));
@@ -573,7 +595,11 @@ impl<'p> Server<'p> {
 
     fn tick(&mut self, now: Now) {
         self.program.chores(now);
-        if self.leaving.as_ref().is_some_and(|(at, _)| now.instant >= *at) {
+        if self
+            .leaving
+            .as_ref()
+            .is_some_and(|(at, _)| now.instant >= *at)
+        {
             self.ending = self.leaving.take().map(|(_, ending)| ending);
             return;
         }
@@ -639,7 +665,10 @@ impl<'p> Server<'p> {
     }
 
     fn label(&mut self, handle: PeerHandle) -> String {
-        self.clients.get(handle).map(|client| client.label()).unwrap_or_default()
+        self.clients
+            .get(handle)
+            .map(|client| client.label())
+            .unwrap_or_default()
     }
 }
 
@@ -655,7 +684,10 @@ fn start_workers(options: &Options, sockets: WorkerSockets) -> Result<Workers, S
 /// What is said of a client whose time is over, and the reason of its end.
 fn reason_of(due: Due) -> (&'static str, &'static str) {
     match due {
-        Due::Ping | Due::Restart => ("Inactivity timeout (--ping-restart), restarting", "ping-restart"),
+        Due::Ping | Due::Restart => (
+            "Inactivity timeout (--ping-restart), restarting",
+            "ping-restart",
+        ),
         Due::Exit => ("Inactivity timeout (--ping-exit), exiting", "ping-exit"),
         Due::Inactive => ("Inactivity timeout (--inactive), exiting", "inactive"),
         Due::SessionTimeout => ("Session timeout, exiting", "session-timeout"),

@@ -16,8 +16,8 @@ use crate::driver::setup;
 use crate::host::jobs::{JobId, JobSpec};
 use crate::host::script::Hook;
 use crate::host::server_scripts::{
-    AuthUserPassVerify, ClientCall, ClientConnect, ClientCrresponse, DeferredAuth,
-    DeferredConnect, HookCall, HookFailure, LearnAddress, TlsCryptV2Verify, TlsVerify,
+    AuthUserPassVerify, ClientCall, ClientConnect, ClientCrresponse, DeferredAuth, DeferredConnect,
+    HookCall, HookFailure, LearnAddress, TlsCryptV2Verify, TlsVerify,
 };
 use crate::log;
 use crate::server::routes::Address;
@@ -131,7 +131,9 @@ impl Server<'_> {
                     Waiting::Learn(_, call, hook, address) => {
                         server.address_judged(client, call, address, hook.finish(result));
                     }
-                    Waiting::Response(_, hook) => server.response_taken(client, hook.finish(result)),
+                    Waiting::Response(_, hook) => {
+                        server.response_taken(client, hook.finish(result))
+                    }
                 }
             });
         }

@@ -46,7 +46,10 @@ impl Server<'_> {
             return;
         };
         let interval = Duration::from_secs(status.seconds.max(1));
-        let due = self.status.written.is_none_or(|last| now.instant >= last + interval);
+        let due = self
+            .status
+            .written
+            .is_none_or(|last| now.instant >= last + interval);
         if !due || self.status.file.is_none() {
             return;
         }
