@@ -21,7 +21,7 @@ mod settings;
 mod status;
 mod timers;
 
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -346,7 +346,10 @@ impl<'p> Server<'p> {
     fn take_connections(&mut self, tcp: usize) {
         for _ in 0..ACCEPTS_PER_TURN {
             match self.listeners.tcp[tcp].accept() {
-                Ok((stream, from)) => self.connected(stream, Endpoint::new(from)),
+                Ok((stream, from)) => {
+                    let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+                    self.connected(stream, Endpoint::new(from));
+                }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
                 Err(error) => {
                     log::warn!(in Link, "TCP: accept: {error}");
