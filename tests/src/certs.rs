@@ -191,10 +191,8 @@ impl Authority {
             params.not_after = rcgen::date_time_ymd(2020, 1, 1);
         }
         let certificate = params.signed_by(&key, &self.issuer)?;
-        self.pki
-            .write(&format!("{name}.crt"), &certificate.pem())?;
-        self.pki
-            .write(&format!("{name}.key"), &key.serialize_pem())
+        self.pki.write(&format!("{name}.crt"), &certificate.pem())?;
+        self.pki.write(&format!("{name}.key"), &key.serialize_pem())
     }
 }
 

@@ -43,6 +43,8 @@ pub struct SiteSpec {
     pub tap: bool,
     /// `subnet`, `net30` or `p2p`.
     pub topology: &'static str,
+    /// The line that makes it a server.
+    pub network: &'static str,
     /// Names with a certificate: the common name, and the files' name.
     pub names: Vec<&'static str>,
     /// Namespaces for clients.
@@ -62,6 +64,7 @@ impl SiteSpec {
             wrap: Wrap::TlsCrypt,
             tap: false,
             topology: "subnet",
+            network: "server 10.9.0.0 255.255.255.0",
             names: vec!["anna", "berta", "clara"],
             hosts: 3,
             lines: Vec::new(),
@@ -131,6 +134,7 @@ pub struct ClientSpec {
     host: usize,
     name: String,
     proto: Option<&'static str>,
+    certificate: bool,
     lines: Vec<String>,
 }
 
@@ -143,6 +147,7 @@ impl ClientSpec {
             host,
             name: name.to_owned(),
             proto: None,
+            certificate: true,
             lines: Vec::new(),
         }
     }
@@ -151,6 +156,13 @@ impl ClientSpec {
     #[must_use]
     pub fn line(mut self, line: &str) -> Self {
         self.lines.push(line.to_owned());
+        self
+    }
+
+    /// It has no certificate.
+    #[must_use]
+    pub fn without_certificate(mut self) -> Self {
+        self.certificate = false;
         self
     }
 
@@ -206,6 +218,19 @@ impl Site {
     /// When there is none.
     pub fn server(&mut self) -> Result<&mut Vpn> {
         self.server.as_mut().context("no server was started")
+    }
+
+    /// Waits until the server has said what it has to say: `stock` of OpenVPN, `ours` of Ringway.
+    ///
+    /// # Errors
+    /// When it does not soon.
+    pub fn server_says(&mut self, stock: &str, ours: &str) -> Result<()> {
+        let server = self.server()?;
+        let text = match server.peer() {
+            Peer::OpenVpn => stock,
+            Peer::Ringway => ours,
+        };
+        server.wait_for(text, SOON).map(drop)
     }
 
     /// Starts a client without waiting; its number in [`Site::clients`].
@@ -366,7 +391,7 @@ impl Site {
             [
                 "port 1194",
                 "dh none",
-                "server 10.9.0.0 255.255.255.0",
+                spec.network,
                 "server-ipv6 fd00:9::/64",
             ]
             .map(str::to_owned),
@@ -385,6 +410,9 @@ impl Site {
         } else {
             "192.0.2.1"
         };
+        if !client.certificate {
+            lines.retain(|line| !line.starts_with("cert ") && !line.starts_with("key "));
+        }
         lines.push(format!("remote {address} 1194"));
         lines.extend(
             [
@@ -411,7 +439,7 @@ impl Site {
 pub fn answers(from: &Namespace, to: IpAddr) -> Result<bool> {
     let to = to.to_string();
     let mut command = from.command("ping");
-    command.args(["-n", "-q", "-i", "0.2", "-c", "3", "-W", "1", &to]);
+    command.args(["-n", "-q", "-i", "0.1", "-c", "3", "-W", "1", &to]);
     let finished = crate::command::finish(&mut command, Duration::from_secs(20))?;
     Ok(finished.status.success())
 }
