@@ -39,6 +39,7 @@ fn passwords(test: &str, way: &str, security: &str) -> Result<()> {
             .line("username-as-common-name")
             .line("verify-client-cert optional")
             .line("client-config-dir %F/ccd")
+            .line("hand-window 10")
             .line("auth-gen-token 0 20")
             .line("reneg-sec 4")
             .line("tran-window 20")
@@ -150,6 +151,8 @@ fn a_revoked_client_is_gone_with_its_keys() -> Result<()> {
             .line("crl-verify %F/pki/crl.pem")
             .line("reneg-sec 4")
             .line("hand-window 4")
+            // How long the keys of before a failed renegotiation last.
+            .line("tran-window 4")
             .line("keepalive 1 6")
             .prepare()?;
         site.authority.revoke(&["clara"])?;
