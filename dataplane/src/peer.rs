@@ -6,9 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::command::{Endpoint, PeerConfig, PeerHandle, Roles};
+use crate::frame;
 use crate::key_slot::{Halves, KeySlots};
 use crate::pool::MAX_DATAGRAM;
 use crate::stats::{KeyStats, add};
+use crate::tun::DeviceKind;
 
 /// Seconds a learned path MTU is believed (the kernel's own `mtu_expires`).
 const PATH_MTU_LIFETIME: u32 = 600;
@@ -42,6 +44,8 @@ pub(crate) struct Peer {
     limits_expire: u32,
     /// Counted since the last publication.
     pub(crate) sums: Sums,
+    /// Bytes that may be in front of an inner IP packet.
+    link: usize,
     /// Largest MSS allowed in a SYN: the configured one, or what the path carries if that is less.
     pub(crate) mss_v4: u16,
     pub(crate) mss_v6: u16,
@@ -108,6 +112,7 @@ impl Peer {
             gso_limit: MAX_DATAGRAM,
             limits_expire: 0,
             sums: Sums::default(),
+            link: 0,
             path_mtu: 0,
             noticed: None,
             hints: 0,
@@ -187,7 +192,7 @@ impl Peer {
         let Some(key) = self.keys.sender() else {
             return;
         };
-        let inner = key.max_inner(datagram);
+        let inner = key.max_inner(datagram).saturating_sub(self.link);
         let fit = |mss: u16, headers: usize| {
             let room = u16::try_from(inner.saturating_sub(headers)).unwrap_or(u16::MAX);
             mss.min(room)
@@ -341,6 +346,8 @@ pub(crate) struct PeerTable {
     touched: Vec<usize>,
     /// The peer, when there is exactly one.
     only: Option<usize>,
+    /// Bytes that may be in front of an inner IP packet.
+    link: usize,
 }
 
 impl PeerTable {
@@ -349,6 +356,19 @@ impl PeerTable {
         PeerTable {
             worker,
             ..PeerTable::default()
+        }
+    }
+
+    /// Says what the device carries.
+    pub(crate) fn set_kind(&mut self, kind: DeviceKind) {
+        self.link = match kind {
+            DeviceKind::Tun => 0,
+            // A tag is the most there can be.
+            DeviceKind::Tap => frame::MAX_LINK,
+        };
+        for peer in self.slots.iter_mut().flatten() {
+            peer.link = self.link;
+            peer.fit_mss();
         }
     }
 
@@ -371,7 +391,9 @@ impl PeerTable {
             self.index(index);
             return;
         }
-        let peer = Some(Box::new(Peer::new(handle, config, self.worker)));
+        let mut peer = Box::new(Peer::new(handle, config, self.worker));
+        peer.link = self.link;
+        let peer = Some(peer);
         let index = match self.slots.iter().position(Option::is_none) {
             Some(index) => {
                 self.slots[index] = peer;

@@ -8,6 +8,7 @@ use super::engine::Engine;
 use crate::cipher::Segment;
 use crate::command::{Endpoint, Event};
 use crate::error::DropReason;
+use crate::frame::{self, Frame};
 use crate::ip::IpView;
 use crate::mss;
 use crate::offload::coalesce::{Coalescer, TunCaps};
@@ -15,6 +16,7 @@ use crate::offload::split;
 use crate::offload::vnet_hdr::VnetHdr;
 use crate::peer::{Peer, PeerTable};
 use crate::pool::{Failures, MAX_PACKETS, RxMessage};
+use crate::tun::DeviceKind;
 use crate::wire::{self, Header, Magic};
 
 /// Bytes of the longest control packet handed on: twice what any peer sends (protocol §1).
@@ -87,8 +89,9 @@ impl Receive {
         }
     }
 
-    /// Which super-packets the device takes.
-    pub(super) fn set_caps(&mut self, caps: TunCaps) {
+    /// What the device carries, and which super-packets it takes.
+    pub(super) fn set_device(&mut self, kind: DeviceKind, caps: TunCaps) {
+        self.coalescer.set_kind(kind);
         self.caps = caps;
         self.tso_refusals = 0;
         self.uso_refusals = 0;
@@ -270,7 +273,7 @@ impl Receive {
             shared.counts.drop(reason, write.slices.len());
             return;
         }
-        let lost = write_pieces(engine, &header, write.slices);
+        let lost = write_pieces(engine, shared.kind, &header, write.slices);
         shared.counts.drop(DropReason::IoError, lost);
         let (refusals, can, name) = match kind {
             VnetHdr::GSO_UDP_L4 => (&mut self.uso_refusals, &mut self.caps.uso, "UDP"),
@@ -286,12 +289,18 @@ impl Receive {
 
 /// Writes the packets that a refused super-packet stands for one by one; how many could not be. This
 /// is no part of the hot path: it happens a few times in the life of a device.
-fn write_pieces(engine: &mut Engine, header: &VnetHdr, slices: &[Segment]) -> usize {
+fn write_pieces(
+    engine: &mut Engine,
+    kind: DeviceKind,
+    header: &VnetHdr,
+    slices: &[Segment],
+) -> usize {
     let mut whole = Vec::new();
     for &Segment { start, len } in slices {
         whole.extend_from_slice(&engine.rx_bytes_mut()[start..start + len]);
     }
-    let Ok(plan) = split::plan(header, &whole) else {
+    let link = frame::link_len(kind, &whole);
+    let Ok(plan) = split::plan_at(header, &whole, link) else {
         return slices.len();
     };
     let mut piece = vec![0; plan.len_of(0)];
@@ -388,11 +397,16 @@ fn inner_packet(
             return Ok(None);
         }
     }
-    let len = IpView::parse(payload)
-        .ok_or(DropReason::BadPayload)?
-        .total_len();
-    let packet = &mut payload[..len];
-    mss::clamp(packet, peer.mss_v4, peer.mss_v6, false);
+    // A frame passes whatever is in it, with its padding.
+    let (link, len) = match shared.kind {
+        DeviceKind::Tun => (0, IpView::parse(payload).map(|ip| ip.total_len())),
+        DeviceKind::Tap => (
+            frame::link_len(DeviceKind::Tap, payload),
+            Frame::parse(payload).map(|_| payload.len()),
+        ),
+    };
+    let len = len.ok_or(DropReason::BadPayload)?;
+    mss::clamp(&mut payload[link..len], peer.mss_v4, peer.mss_v6, false);
     peer.sums.tun_tx_bytes += len as u64;
     Ok(Some(len))
 }

@@ -90,6 +90,10 @@ pub(crate) struct FakeTun {
 impl FakeTun {
     /// A queue for the worker, and the kernel's side of it.
     pub(crate) fn new(vnet: bool) -> (TunQueue, FakeTun) {
+        Self::of_kind(DeviceKind::Tun, vnet)
+    }
+
+    pub(crate) fn of_kind(kind: DeviceKind, vnet: bool) -> (TunQueue, FakeTun) {
         let (ours, theirs) = socketpair(
             AddressFamily::Unix,
             SockType::SeqPacket,
@@ -105,7 +109,7 @@ impl FakeTun {
             uso: vnet,
         };
         let file = |end: OwnedFd| File::from(end);
-        let queue = TunQueue::from_file(file(theirs), DeviceKind::Tun, vnet, caps);
+        let queue = TunQueue::from_file(file(theirs), kind, vnet, caps);
         (queue, FakeTun { file: file(ours) })
     }
 
@@ -150,8 +154,12 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new(io: IoChoice, udp: UdpSocket, vnet: bool) -> Node {
+        Self::of_kind(DeviceKind::Tun, io, udp, vnet)
+    }
+
+    pub(crate) fn of_kind(kind: DeviceKind, io: IoChoice, udp: UdpSocket, vnet: bool) -> Node {
         let address = udp.local_addr().unwrap();
-        let (queue, tun) = FakeTun::new(vnet);
+        let (queue, tun) = FakeTun::of_kind(kind, vnet);
         let worker = Worker::start(WorkerConfig {
             udp,
             tun: Some(queue),

@@ -25,6 +25,7 @@ mod drops;
 mod group;
 mod noise;
 mod order;
+mod tap;
 
 const QUIET: Duration = Duration::from_millis(200);
 

@@ -19,6 +19,7 @@ use super::receive::write_one;
 use crate::cipher::Segment;
 use crate::command::{Endpoint, PeerHandle};
 use crate::error::DropReason;
+use crate::frame;
 use crate::icmp;
 use crate::ip::{self, IpView};
 use crate::key_slot::SendKey;
@@ -45,9 +46,6 @@ const SMALLEST_MTU: usize = 1280;
 
 /// Entries of the error queue read at once.
 const MAX_ERRORS: usize = 64;
-
-/// Longest too-big answer (RFC 4443 §2.4).
-const ANSWER_LEN: usize = 1280;
 
 /// What the stages work on.
 pub(super) struct Stage<'a> {
@@ -199,6 +197,7 @@ impl Transmit {
         let bytes = &mut bytes[message.start..message.start + message.len];
         let (header, packet) = split_header(bytes, message.vnet).ok_or(DropReason::BadOffload)?;
         let offset = message.len - packet.len();
+        let link = frame::link_len(stage.shared.kind, packet);
         let Some(index) = stage.peers.route(packet) else {
             return Err(DropReason::NoRoute);
         };
@@ -220,35 +219,35 @@ impl Transmit {
             };
         }
         if config.guard_recursion
-            && ip::destination(packet) == Some(config.endpoint.remote.ip().to_canonical())
+            && ip::destination(&packet[link..]) == Some(config.endpoint.remote.ip().to_canonical())
         {
             return Err(DropReason::RecursiveRouting);
         }
         let Some(key) = peer.keys.sender() else {
             return Err(DropReason::NoRoute);
         };
-        if config.block_ipv6 && packet.first().is_some_and(|first| first >> 4 == 6) {
-            let mut answer = [0; ANSWER_LEN];
-            let written = icmp::no_route(inner(&message, stage), &mut answer);
+        if config.block_ipv6 && ip::version(&packet[link..]) == Some(6) {
+            let mut answer = [0; icmp::MAX_LEN];
+            let written = icmp::no_route_at(inner(&message, stage), link, &mut answer);
             reply(&answer, written, stage.engine);
             return Err(DropReason::BlockedIpv6);
         }
         let partial = header.flags & VnetHdr::NEEDS_CSUM != 0;
-        mss::clamp(packet, peer.mss_v4, peer.mss_v6, partial);
+        mss::clamp(&mut packet[link..], peer.mss_v4, peer.mss_v6, partial);
         let tos = match config.passtos {
-            true => IpView::parse(packet).map(|ip| ip.traffic_class()),
+            true => IpView::parse(&packet[link..]).map(|ip| ip.traffic_class()),
             false => None,
         };
         let fit = usize::from(config.segment_to).min(peer.gso_limit);
         let resegmented = match config.segment_to {
             0 => None,
-            _ => split::resegment(&header, packet, key.max_inner(fit)),
+            _ => split::resegment(&header, packet, link, key.max_inner(fit)),
         };
-        let plan = split::plan(&resegmented.unwrap_or(header), packet)?;
+        let plan = split::plan_at(&resegmented.unwrap_or(header), packet, link)?;
         let headroom = key.headroom();
         let stride = key.sealed_len(plan.len_of(0));
         if stride > peer.datagram_limit {
-            let mtu = largest_inner(key, peer.datagram_limit);
+            let mtu = largest_inner(key, peer.datagram_limit, link);
             answer_too_big(&message, mtu, stage);
             stage
                 .shared
@@ -258,10 +257,10 @@ impl Transmit {
         }
         let last = key.sealed_len(plan.len_of(plan.count() - 1));
         let mut hint = None;
-        if stride > peer.gso_limit && IpView::parse(packet).is_some_and(|ip| ip.is_tcp()) {
+        if stride > peer.gso_limit && IpView::parse(&packet[link..]).is_some_and(|ip| ip.is_tcp()) {
             // The kernel fragments what is larger than the path, as for any OpenVPN peer, but that
             // is slow and not every path lets fragments through.
-            let mtu = largest_inner(key, peer.gso_limit);
+            let mtu = largest_inner(key, peer.gso_limit, link);
             hint = peer.may_hint(stage.shared.now).then_some(mtu);
         }
         let per_send = match self.gso && stride <= peer.gso_limit {
@@ -530,13 +529,14 @@ impl Transmit {
             return false;
         };
         let limit = peer.datagram_limit;
-        let Some(key) = peer.keys.sender() else {
-            return false;
-        };
         if limit == MAX_DATAGRAM {
             return false;
         }
-        let mtu = largest_inner(key, limit);
+        let link = frame::link_len(stage.shared.kind, inner(&message, stage));
+        let Some(key) = stage.peers.get(op.peer).and_then(|peer| peer.keys.sender()) else {
+            return false;
+        };
+        let mtu = largest_inner(key, limit, link);
         answer_too_big(&message, mtu, stage);
         true
     }
@@ -559,15 +559,17 @@ fn split_header(bytes: &mut [u8], vnet: bool) -> Option<(VnetHdr, &mut [u8])> {
     Some((VnetHdr::read(header)?, packet))
 }
 
-/// The largest inner packet whose datagram has at most `limit` bytes.
-fn largest_inner(key: &SendKey, limit: usize) -> u16 {
-    u16::try_from(key.max_inner(limit)).unwrap_or(u16::MAX)
+/// The largest IP packet whose datagram has at most `limit` bytes when `link` bytes are in front of it.
+fn largest_inner(key: &SendKey, limit: usize, link: usize) -> u16 {
+    u16::try_from(key.max_inner(limit).saturating_sub(link)).unwrap_or(u16::MAX)
 }
 
 /// Tells the sender of a packet from TUN that it was too large.
 fn answer_too_big(message: &TunMessage, mtu: u16, stage: &mut Stage<'_>) {
-    let mut answer = [0; ANSWER_LEN];
-    let written = icmp::too_big(inner(message, stage), mtu, &mut answer);
+    let mut answer = [0; icmp::MAX_LEN];
+    let kind = stage.shared.kind;
+    let packet = inner(message, stage);
+    let written = icmp::too_big_at(packet, frame::link_len(kind, packet), mtu, &mut answer);
     reply(&answer, written, stage.engine);
 }
 
@@ -579,7 +581,7 @@ fn inner<'a>(message: &TunMessage, stage: &'a mut Stage<'_>) -> &'a [u8] {
 }
 
 /// Hands the first bytes of `answer` to the TUN device, if there are to be any.
-fn reply(answer: &[u8; ANSWER_LEN], written: Option<usize>, engine: &Engine) {
+fn reply(answer: &[u8; icmp::MAX_LEN], written: Option<usize>, engine: &Engine) {
     let Some(len) = written else {
         return;
     };
