@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use ringway_dataplane::tun::DeviceKind;
+
 use super::diagnostic::Diagnostic;
 use super::options::{Family, Options};
 use super::position::{FileOrInline, Position, Source};
@@ -26,8 +28,8 @@ pub(super) struct Draft {
     pub(super) keepalive: Option<(u64, u64)>,
     /// `compat-mode` as major and minor version.
     pub(super) compat_mode: Option<(u32, u32)>,
-    /// `dev-type tun`.
-    pub(super) dev_type_tun: bool,
+    /// `dev-type`.
+    pub(super) dev_type: Option<DeviceKind>,
     /// Findings that do not stop.
     pub(super) warnings: Vec<Diagnostic>,
 }

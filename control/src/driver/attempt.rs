@@ -375,7 +375,7 @@ impl<'p> Attempt<'p> {
             return;
         };
         let connection = &self.target.connection;
-        let shape = setup::wire_shape(negotiated, endpoint.remote);
+        let shape = setup::wire_shape(negotiated, endpoint.remote, self.options.dev_type);
         let (mss_v4, mss_v6) = shape.mss(setup::mssfix(connection.mssfix));
         let config = PeerConfig {
             endpoint,

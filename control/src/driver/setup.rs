@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ringway_dataplane::framing::Framing;
 use ringway_dataplane::key_slot::DataFormat;
+use ringway_dataplane::tun::DeviceKind;
 use ringway_dataplane::udp::{Family as UdpFamily, MtuDiscovery, UdpConfig, UdpSocket};
 use ringway_dataplane::worker::{IoChoice, WorkerOptions};
 use ringway_tuning::Limits;
@@ -14,7 +15,7 @@ use super::keepalive::KeepaliveConfig;
 use super::remotes::Target;
 use crate::config::dns::Dns;
 use crate::config::options::{
-    Connection, Family, IoEngine, MssFix, MtuDisc, Options, Script, Topology, Wrap,
+    Connection, Family, IoEngine, MssFix, MtuDisc, Options, Script, Wrap,
 };
 use crate::config::position::Source;
 use crate::config::pushed::PulledOptions;
@@ -36,6 +37,9 @@ use crate::proto::wrap::{StaticKey, WrapConfig};
 pub(super) const IV_VER: &str = "2.7.6";
 /// Largest inner packet a super-packet may make of one UDP GSO message.
 const MAX_UDP_PAYLOAD: u32 = 65_507;
+
+/// `tun-mtu-extra` of OpenVPN on a tap device (protocol §10).
+const TAP_MTU_EXTRA: u16 = 32;
 
 /// How the socket is opened.
 pub(super) fn udp_config(options: &Options, target: &Target, local: Option<IpAddr>) -> UdpConfig {
@@ -147,19 +151,19 @@ pub(super) fn options_string(options: &Options, connection: &Connection) -> Stri
         Wrap::None | Wrap::TlsCrypt(_) | Wrap::TlsCryptV2(_) => (false, None),
     };
     OccInput {
-        tap: false,
+        tap: options.dev_type == DeviceKind::Tap,
         tun_mtu: u32::from(connection.occ_mtu.unwrap_or(connection.tun_mtu)),
         proto: OccProto::Udp,
         tun_ipv6: p2p && options.ifconfig_ipv6.is_some(),
-        ifconfig: ifconfig.map(|i| match options.topology {
-            Topology::Subnet => {
+        ifconfig: ifconfig.map(|i| match options.has_subnet() {
+            true => {
                 let network = u32::from(i.local) & u32::from(i.remote_netmask);
                 (
                     Ipv4Addr::from(network).to_string(),
                     i.remote_netmask.to_string(),
                 )
             }
-            Topology::P2p | Topology::Net30 => (i.remote_netmask.to_string(), i.local.to_string()),
+            false => (i.remote_netmask.to_string(), i.local.to_string()),
         }),
         comp: options.compress != Framing::None,
         fragment: false,
@@ -240,8 +244,13 @@ fn host_info() -> Vec<(String, String)> {
     info
 }
 
-/// What a data packet looks like on the wire, which `mssfix` depends on.
-pub(super) fn wire_shape(negotiated: &Negotiated, remote: SocketAddr) -> WireShape {
+/// What a data packet looks like on the wire, which `mssfix` depends on. For a tap device it leaves the
+/// room that OpenVPN does, which is more than an Ethernet header takes.
+pub(super) fn wire_shape(
+    negotiated: &Negotiated,
+    remote: SocketAddr,
+    device: DeviceKind,
+) -> WireShape {
     WireShape {
         cipher: negotiated.cipher,
         digest: negotiated.digest,
@@ -251,7 +260,10 @@ pub(super) fn wire_shape(negotiated: &Negotiated, remote: SocketAddr) -> WireSha
         outer_v6: remote.is_ipv6(),
         framing: negotiated.framing,
         fragment: false,
-        tun_mtu_extra: 0,
+        tun_mtu_extra: match device {
+            DeviceKind::Tun => 0,
+            DeviceKind::Tap => TAP_MTU_EXTRA,
+        },
     }
 }
 

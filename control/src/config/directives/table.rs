@@ -192,11 +192,7 @@ pub const DIRECTIVES: &[Directive] = &[
         GENERAL,
         "deprecated and only informational; set tun-mtu",
     ),
-    refused(
-        "lladdr",
-        PULL,
-        "a tun device has no link layer address; tap devices are not supported yet",
-    ),
+    yes("lladdr", 1, 1, PULL),
     yes("local", 1, 3, CONNECTION),
     yes("log", 1, 1, GENERAL),
     yes("log-append", 1, 1, GENERAL),
@@ -496,9 +492,9 @@ pub const DIRECTIVES: &[Directive] = &[
     yes("verify-hash", 1, 2, INLINE),
     yes("verify-x509-name", 1, 2, GENERAL),
     action("version"),
-    refused("vlan-accept", GENERAL, TAP),
-    refused("vlan-pvid", GENERAL, TAP),
-    refused("vlan-tagging", GENERAL, TAP),
+    refused("vlan-accept", GENERAL, SERVER),
+    refused("vlan-pvid", GENERAL, SERVER),
+    refused("vlan-tagging", GENERAL, SERVER),
     no_effect("win-sys", PULL, WINDOWS),
     no_effect("windows-driver", PULL, WINDOWS),
     yes("writepid", 1, 1, GENERAL),
@@ -511,7 +507,6 @@ pub const DIRECTIVES: &[Directive] = &[
 ];
 
 const SERVER: &str = "server mode is not supported yet";
-const TAP: &str = "tap devices are not supported yet";
 const MANAGEMENT: &str = "the management interface is not supported yet";
 const HARDWARE_KEYS: &str =
     "smart cards and hardware modules are not supported yet; name PEM files with cert and key";

@@ -5,8 +5,6 @@ mod control;
 mod host;
 mod process;
 
-pub(super) use host::NO_TAP;
-
 use super::draft::{ConnectionDraft, Draft, Given};
 
 /// Takes over one option that the table calls honoured.
