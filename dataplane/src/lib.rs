@@ -15,6 +15,7 @@ pub mod cipher;
 pub mod command;
 mod device;
 pub mod error;
+pub mod forward;
 pub mod frame;
 pub mod framing;
 pub mod icmp;

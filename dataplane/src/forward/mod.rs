@@ -1,0 +1,4 @@
+//! Which peers a packet goes to.
+
+pub mod mac_table;
+pub mod vlan;
