@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use ringway_dataplane::command::{Command, Endpoint, PeerConfig, PeerHandle, Roles};
+use ringway_dataplane::frame;
 use ringway_dataplane::framing::Framing;
 use ringway_dataplane::key_slot::{Cipher, DataFormat, DataKeys, Digest, DirectionKey};
 use ringway_dataplane::offload::coalesce::TunCaps;
@@ -70,8 +71,12 @@ static ALLOCATOR: Counting = Counting;
 fn a_warm_worker_allocates_nothing() {
     EXEMPT.set(true);
     for io in [IoChoice::Uring, IoChoice::Syscalls] {
-        for cipher in [Cipher::Aes256Gcm, Cipher::Aes256Cbc] {
-            let (Some(a), Some(b)) = (End::start(io), End::start(io)) else {
+        for (cipher, kind) in [
+            (Cipher::Aes256Gcm, DeviceKind::Tun),
+            (Cipher::Aes256Cbc, DeviceKind::Tun),
+            (Cipher::Aes256Gcm, DeviceKind::Tap),
+        ] {
+            let (Some(a), Some(b)) = (End::start(io, kind), End::start(io, kind)) else {
                 eprintln!("skipped: {io:?} is not allowed here");
                 continue;
             };
@@ -84,7 +89,7 @@ fn a_warm_worker_allocates_nothing() {
             for _ in 0..200 {
                 exchange(&a, &b);
             }
-            assert_eq!(COUNT.load(SeqCst) - before, 0, "{io:?} {cipher:?}");
+            assert_eq!(COUNT.load(SeqCst) - before, 0, "{io:?} {cipher:?} {kind:?}");
             // The counter does count these threads.
             a.worker
                 .send(Command::SendPayload(PeerHandle(9), Vec::new()))
@@ -122,12 +127,13 @@ fn exchange(a: &End, b: &End) {
 struct End {
     worker: WorkerHandle,
     tun: File,
+    kind: DeviceKind,
     remote: Endpoint,
     stats: Arc<PeerStats>,
 }
 
 impl End {
-    fn start(io: IoChoice) -> Option<End> {
+    fn start(io: IoChoice, kind: DeviceKind) -> Option<End> {
         let udp = UdpSocket::open(&UdpConfig {
             local: Some(Ipv4Addr::LOCALHOST.into()),
             ..UdpConfig::new(Family::V4)
@@ -145,7 +151,7 @@ impl End {
             tso: true,
             uso: true,
         };
-        let tun = TunQueue::from_file(File::from(theirs), DeviceKind::Tun, true, caps);
+        let tun = TunQueue::from_file(File::from(theirs), kind, true, caps);
         let worker = Worker::start(WorkerConfig {
             udp,
             tun: Some(tun),
@@ -157,6 +163,7 @@ impl End {
         Some(End {
             worker: worker.ok()?,
             tun: File::from(ours),
+            kind,
             remote,
             stats: Arc::default(),
         })
@@ -204,11 +211,20 @@ impl End {
         }
     }
 
+    /// Bytes in front of the IP header.
+    fn link(&self) -> usize {
+        match self.kind {
+            DeviceKind::Tun => 0,
+            DeviceKind::Tap => frame::HEADER,
+        }
+    }
+
     /// Hands a TCP packet (a super-packet when `gso_size` is not 0) to the worker. Returns its
     /// payload's length.
     fn inject(&self, payload: usize, gso_size: u16) -> usize {
         let len = 40 + payload;
-        let mut packet = vec![0u8; VnetHdr::LEN + len];
+        let link = self.link();
+        let mut packet = vec![0u8; VnetHdr::LEN + link + len];
         VnetHdr {
             flags: VnetHdr::NEEDS_CSUM,
             gso_type: if gso_size == 0 {
@@ -216,13 +232,16 @@ impl End {
             } else {
                 VnetHdr::GSO_TCPV4
             },
-            hdr_len: 40,
+            hdr_len: 40 + link as u16,
             gso_size,
-            csum_start: 20,
+            csum_start: 20 + link as u16,
             csum_offset: 16,
         }
         .write(&mut packet);
-        let ip = &mut packet[VnetHdr::LEN..];
+        let (header, ip) = packet[VnetHdr::LEN..].split_at_mut(link);
+        if let Some(ethertype) = header.last_chunk_mut() {
+            *ethertype = frame::IPV4.to_be_bytes();
+        }
         ip[0] = 0x45;
         ip[2..4].copy_from_slice(&(len as u16).to_be_bytes());
         ip[8] = 64;
@@ -238,6 +257,6 @@ impl End {
     fn payload_read(&self) -> usize {
         let mut packet = vec![0; 70_000];
         let len = (&self.tun).read(&mut packet).unwrap();
-        len - VnetHdr::LEN - 40
+        len - VnetHdr::LEN - self.link() - 40
     }
 }
