@@ -12,7 +12,7 @@ use ringway_dataplane::tun::{DeviceKind, TunConfig, TunDevice, TunQueue};
 use ringway_dataplane::worker::Workers;
 use ringway_tuning::Limits;
 
-use super::setup;
+use super::{server, setup};
 use crate::config::options::{
     Connection, Options, Route, RouteAddr, RouteGateway, RouteIpv6, Script,
 };
@@ -74,7 +74,10 @@ impl Interface {
                 let mut config = TunConfig::new(options.dev.clone());
                 config.kind = options.dev_type;
                 config.node.clone_from(&options.dev_node);
-                config.queues = Workers::queues(Forwarding::PointToPoint, setup::workers(options));
+                config.queues = match &options.server {
+                    Some(settings) => server::device_queues(options, settings),
+                    None => Workers::queues(Forwarding::PointToPoint, setup::workers(options)),
+                };
                 open_device(config)?
             }
         };

@@ -518,6 +518,7 @@ impl Server<'_> {
     pub(super) fn disconnect(&mut self, mut client: Client) {
         let now = now();
         self.forget_scripts(&mut client);
+        self.status.control.add(&client.tunnel.counters());
         let label = client.label();
         let settings = self.settings.clone();
         for forgotten in self.state.routes.remove_client(client.handle) {
