@@ -11,11 +11,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::command::{Endpoint, Forwarding, PeerConfig, PeerHandle, Prefix, Roles, StreamId};
 use crate::forward::{Destination, Routes};
 use crate::fragment::{self, Cutter, Reassembler};
+use crate::frame;
 use crate::framing::Framing;
 use crate::ip::IpView;
 use crate::key_slot::{Halves, KeySlots};
 use crate::pool::MAX_DATAGRAM;
 use crate::stats::{KeyStats, add};
+use crate::tun::DeviceKind;
 use crate::wire;
 
 /// Seconds a learned path MTU is believed (the kernel's own `mtu_expires`).
@@ -57,6 +59,8 @@ pub(crate) struct Peer {
     limits_expire: u32,
     /// Counted since the last publication.
     pub(crate) sums: Sums,
+    /// Bytes that may be in front of an inner IP packet.
+    link: usize,
     /// Largest MSS allowed in a SYN: the configured one, or what the path carries if that is less.
     pub(crate) mss_v4: u16,
     pub(crate) mss_v6: u16,
@@ -142,6 +146,7 @@ impl Peer {
             gso_limit: MAX_DATAGRAM,
             limits_expire: 0,
             sums: Sums::default(),
+            link: 0,
             path_mtu: 0,
             noticed: None,
             hints: 0,
@@ -277,6 +282,7 @@ impl Peer {
         if let Some(cutter) = &mut self.cutter {
             cutter.fit(Some(inner + self.config.framing.added()));
         }
+        let inner = inner.saturating_sub(self.link);
         let fit = |mss: u16, headers: usize| {
             let room = u16::try_from(inner.saturating_sub(headers)).unwrap_or(u16::MAX);
             mss.min(room)
@@ -416,6 +422,15 @@ impl Told {
     }
 }
 
+/// Bytes that may be in front of an inner IP packet.
+fn max_link(kind: DeviceKind) -> usize {
+    match kind {
+        DeviceKind::Tun => 0,
+        // A tag is the most there can be.
+        DeviceKind::Tap => frame::MAX_LINK,
+    }
+}
+
 /// What a worker holds of a session with these roles.
 fn halves(roles: Roles, worker: u16) -> Halves {
     Halves {
@@ -462,6 +477,8 @@ pub(crate) struct PeerTable {
     timed: Vec<usize>,
     /// The peer of point to point, when there is exactly one.
     only: Option<usize>,
+    /// What the device carries.
+    kind: DeviceKind,
 }
 
 impl PeerTable {
@@ -471,6 +488,15 @@ impl PeerTable {
             worker,
             listener,
             ..PeerTable::default()
+        }
+    }
+
+    /// Says what the device carries.
+    pub(crate) fn set_kind(&mut self, kind: DeviceKind) {
+        self.kind = kind;
+        for peer in self.slots.iter_mut().flatten() {
+            peer.link = max_link(kind);
+            peer.fit_mss();
         }
     }
 
@@ -518,7 +544,9 @@ impl PeerTable {
             self.index(index);
             return;
         }
-        let peer = Some(Box::new(Peer::new(handle, config, self.worker)));
+        let mut peer = Box::new(Peer::new(handle, config, self.worker));
+        peer.link = max_link(self.kind);
+        let peer = Some(peer);
         let index = match self.free.pop() {
             Some(index) => {
                 self.slots[index] = peer;
@@ -722,7 +750,8 @@ impl PeerTable {
     #[inline]
     pub(crate) fn destination(&self, packet: &[u8]) -> Destination {
         if self.is_server() {
-            return match IpView::parse(packet) {
+            let link = frame::link_len(self.kind, packet);
+            return match IpView::parse(&packet[link..]) {
                 Some(ip) => self.routes.destination(&ip),
                 None => Destination::Nobody,
             };

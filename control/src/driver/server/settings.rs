@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringway_dataplane::command::Forwarding;
-use ringway_dataplane::tun::DeviceKind;
 use ringway_dataplane::udp::{Family as UdpFamily, UdpConfig};
 use ringway_dataplane::worker::{WorkerOptions, Workers};
 use ringway_tuning::Limits;
@@ -74,11 +73,6 @@ pub(super) fn forwarding(settings: &ServerOptions) -> Forwarding {
     Forwarding::Routed {
         client_to_client: settings.client_to_client,
     }
-}
-
-/// Kind of the device.
-pub(super) fn device_kind(_options: &Options) -> DeviceKind {
-    DeviceKind::Tun
 }
 
 /// What clients may come in, key files read now.
