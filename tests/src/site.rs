@@ -414,15 +414,10 @@ impl Site {
             lines.retain(|line| !line.starts_with("cert ") && !line.starts_with("key "));
         }
         lines.push(format!("remote {address} 1194"));
-        lines.extend(
-            [
-                "client",
-                "nobind",
-                "remote-cert-tls server",
-                "connect-retry 1 2",
-            ]
-            .map(str::to_owned),
-        );
+        lines.extend(["client", "remote-cert-tls server", "connect-retry 1 2"].map(str::to_owned));
+        if !client.lines.iter().any(|line| line.starts_with("lport")) {
+            lines.push("nobind".to_owned());
+        }
         lines.extend(client.lines.iter().map(|line| self.expand(line)));
         lines
     }

@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use ringway_lab::link::Wrap;
 use ringway_lab::peer::Peer;
-use ringway_lab::site::{ClientSpec, Site, SiteSpec, both_servers, programs};
+use ringway_lab::site::{ClientSpec, DEVICE, Site, SiteSpec, both_servers, programs};
 use ringway_lab::{full, traffic};
 
 /// One kind of server.
@@ -149,13 +149,13 @@ fn multicast(site: &Site, case: &Case) -> Result<()> {
     for family in [0, 1] {
         let far = site.server_inside()[family];
         for client in &site.clients {
-            traffic::multicast(server, far, client.namespace())?;
+            traffic::multicast(server, far, client.namespace(), DEVICE)?;
         }
         let own = site.inside(0)?[family];
         let from = site.clients[0].namespace();
-        traffic::multicast(from, own, server)?;
+        traffic::multicast(from, own, server, DEVICE)?;
         if case.client_to_client {
-            traffic::multicast(from, own, site.clients[1].namespace())?;
+            traffic::multicast(from, own, site.clients[1].namespace(), DEVICE)?;
         }
     }
     Ok(())
