@@ -38,6 +38,7 @@ use ringway_dataplane::worker::{GroupStats, Workers};
 use self::client::{Client, Stage};
 use self::clients::{Clients, Place};
 use self::listeners::{Listeners, WorkerSockets};
+use self::scripts::Deferred;
 use self::timers::Timers;
 use super::attempt::now;
 use super::keepalive::{Due, Keepalive};
@@ -81,6 +82,8 @@ pub(super) struct Server<'p> {
     tunnel_config: TunnelConfig,
     clients: Clients,
     timers: Timers,
+    /// When to look for decisions that scripts have put off.
+    deferrals: Timers,
     jobs: Jobs,
     running: scripts::Running,
     state: connect::State,
@@ -154,6 +157,7 @@ impl<'p> Server<'p> {
             tunnel_config,
             clients: Clients::default(),
             timers: Timers::default(),
+            deferrals: Timers::default(),
             jobs,
             running: scripts::Running::default(),
             state,
@@ -217,12 +221,11 @@ impl<'p> Server<'p> {
     /// Sleeps until something happens; which listeners have something.
     fn wait(&mut self) -> Vec<bool> {
         let leaving = self.leaving.as_ref().map(|(at, _)| *at);
-        let deferred = self.next_deferred();
         let deadline = [
             self.timers.next(),
+            self.deferrals.next(),
             self.jobs.next_timeout(),
             leaving,
-            deferred,
         ]
         .into_iter()
         .flatten()
@@ -466,9 +469,13 @@ impl<'p> Server<'p> {
         act(self, &mut client);
         let end = self.drain(&mut client);
         let deadline = client.tunnel.poll_timeout();
+        let deferred = client.deferred.iter().map(Deferred::due).min();
         self.clients.check_in(client);
         match end {
-            None => self.timers.set(handle, deadline),
+            None => {
+                self.timers.set(handle, deadline);
+                self.deferrals.set(handle, deferred);
+            }
             Some(reason) => self.close(handle, reason),
         }
     }
@@ -476,7 +483,7 @@ impl<'p> Server<'p> {
     /// Sends and does what the client's control channel asks for; the reason if it has ended.
     fn drain(&mut self, client: &mut Client) -> Option<&'static str> {
         let now = now();
-        let mut datagram = Vec::with_capacity(1500);
+        let mut datagram = Vec::new();
         loop {
             while let Some(to) = client.tunnel.poll_transmit(now, &mut datagram) {
                 client.control_bytes.1 += datagram.len() as u64;
@@ -582,6 +589,7 @@ impl<'p> Server<'p> {
     /// Ends a client. Everything of it is gone afterwards.
     fn close(&mut self, handle: PeerHandle, reason: &'static str) {
         self.timers.set(handle, None);
+        self.deferrals.set(handle, None);
         let Some(client) = self.clients.remove(handle) else {
             return;
         };
