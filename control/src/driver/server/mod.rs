@@ -66,7 +66,7 @@ const BATCHES_PER_TURN: usize = 2;
 const ACCEPTS_PER_TURN: usize = 64;
 /// OCC message: the peer leaves (protocol §7.8).
 const OCC_EXIT: u8 = 6;
-/// How long a shutdown that tells its clients waits for them (protocol §9).
+/// How long a server that tells its clients of its end waits for them (protocol §9).
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(2);
 
 /// A running server.
@@ -253,9 +253,9 @@ impl<'p> Server<'p> {
     fn take_signal(&mut self, signal: Signal) {
         match signal {
             Signal::Usr2 => self.log_statistics(),
-            Signal::Usr1 => self.end(Ending::RESTART, Cause::Signal(signal)),
-            Signal::Hup => self.end(Ending::Reload, Cause::Signal(signal)),
-            Signal::Term | Signal::Int => self.shut_down(Cause::Signal(signal)),
+            Signal::Usr1 => self.leave(Ending::RESTART, Cause::Signal(signal)),
+            Signal::Hup => self.leave(Ending::Reload, Cause::Signal(signal)),
+            Signal::Term | Signal::Int => self.leave(Ending::Exit(0), Cause::Signal(signal)),
         }
     }
 
@@ -649,10 +649,10 @@ impl<'p> Server<'p> {
     }
 
     /// Ends, after telling the clients if `explicit-exit-notify` wants that.
-    fn shut_down(&mut self, cause: Cause) {
+    fn leave(&mut self, ending: Ending, cause: Cause) {
         let notify = self.options.connections[0].explicit_exit_notify;
         if notify == 0 || self.leaving.is_some() || self.clients.count() == 0 {
-            self.end(Ending::Exit(0), cause);
+            self.end(ending, cause);
             return;
         }
         for handle in self.clients.handles() {
@@ -667,7 +667,7 @@ impl<'p> Server<'p> {
             });
         }
         self.program.cause = cause;
-        self.leaving = Some((Instant::now() + SHUTDOWN_WAIT, Ending::Exit(0)));
+        self.leaving = Some((Instant::now() + SHUTDOWN_WAIT, ending));
     }
 
     fn command(&mut self, command: Command) {
