@@ -76,7 +76,7 @@ fn arrives(from: &Namespace, own: IpAddr, to: &Namespace) -> Result<()> {
     loop {
         match traffic::multicast(from, own, to, LAN) {
             Err(_) if start.elapsed() < SOON => {}
-            outcome => { ringway_lab::note(&format!("{own} {:?}", start.elapsed())); return outcome },
+            outcome => return outcome,
         }
     }
 }
