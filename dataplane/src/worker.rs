@@ -177,6 +177,8 @@ struct Shared {
     outbox: Outbox,
     counts: Counts,
     stats: Arc<WorkerStats>,
+    /// What the device carries.
+    kind: DeviceKind,
     started: Instant,
     /// Seconds since the start, read once per batch.
     now: u32,
@@ -236,6 +238,7 @@ impl Worker {
             },
             counts: Counts::default(),
             stats: Arc::clone(&stats),
+            kind: DeviceKind::Tun,
             started: Instant::now(),
             now: 0,
         };
@@ -635,10 +638,6 @@ impl Worker {
     }
 
     fn attach_tun(&mut self, tun: TunQueue) -> io::Result<()> {
-        if tun.kind() != DeviceKind::Tun {
-            let message = "this worker carries IP packets, not Ethernet frames";
-            return Err(io::Error::new(io::ErrorKind::Unsupported, message));
-        }
         drop(self.engine.detach_tun()?);
         let caps = tun.caps();
         let offloads = [(caps.tso, "TCP"), (caps.uso, "UDP")];
@@ -649,7 +648,9 @@ impl Worker {
             let text = format!("the device has no {name} segmentation offload; doing without");
             self.shared.fall_back(text);
         }
-        self.receive.set_caps(caps);
+        self.shared.kind = tun.kind();
+        self.peers.set_kind(tun.kind());
+        self.receive.set_device(tun.kind(), caps);
         self.engine.attach_tun(tun)
     }
 

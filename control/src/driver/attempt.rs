@@ -399,7 +399,7 @@ impl<'p> Attempt<'p> {
             return;
         };
         let connection = &self.target.connection;
-        let shape = setup::wire_shape(negotiated, connection, endpoint);
+        let shape = setup::wire_shape(negotiated, connection, endpoint, self.options.dev_type);
         let (mss_v4, mss_v6) = shape.mss(setup::mssfix(connection.mssfix));
         let config = PeerConfig {
             endpoint,

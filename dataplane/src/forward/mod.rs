@@ -12,7 +12,9 @@
 //!
 //! Only maps and decisions are here: nothing in this module moves a packet or counts it.
 
+pub mod mac_table;
 mod prefix_map;
 mod routes;
+pub mod vlan;
 
 pub(crate) use routes::{Destination, Routes, Way};

@@ -11,6 +11,7 @@ use crate::command::{Endpoint, Event, PeerHandle, StreamEnd};
 use crate::error::DropReason;
 use crate::forward::{Routes, Way};
 use crate::fragment::{HEADER_LEN, Taken};
+use crate::frame::{self, Frame};
 use crate::ip::IpView;
 use crate::mss;
 use crate::offload::coalesce::{Coalescer, TunCaps};
@@ -18,6 +19,7 @@ use crate::offload::split;
 use crate::offload::vnet_hdr::VnetHdr;
 use crate::peer::{Peer, PeerTable};
 use crate::pool::{ASSEMBLY, Failures, MAX_PACKETS, RxMessage, SLOT_LEN, TunMessage};
+use crate::tun::DeviceKind;
 use crate::wire::{self, Header, Magic};
 
 /// Bytes of the longest control packet handed on: twice what any peer sends (protocol §1).
@@ -102,8 +104,9 @@ impl Receive {
         }
     }
 
-    /// Which super-packets the device takes.
-    pub(super) fn set_caps(&mut self, caps: TunCaps) {
+    /// What the device carries, and which super-packets it takes.
+    pub(super) fn set_device(&mut self, kind: DeviceKind, caps: TunCaps) {
+        self.coalescer.set_kind(kind);
         self.caps = caps;
         self.tso_refusals = 0;
         self.uso_refusals = 0;
@@ -395,7 +398,7 @@ impl Receive {
             shared.counts.drop(reason, write.slices.len());
             return;
         }
-        let lost = write_pieces(engine, &header, write.slices);
+        let lost = write_pieces(engine, shared.kind, &header, write.slices);
         shared.counts.drop(DropReason::IoError, lost);
         let (refusals, can, name) = match kind {
             VnetHdr::GSO_UDP_L4 => (&mut self.uso_refusals, &mut self.caps.uso, "UDP"),
@@ -411,12 +414,18 @@ impl Receive {
 
 /// Writes the packets that a refused super-packet stands for one by one; how many could not be. This
 /// is no part of the hot path: it happens a few times in the life of a device.
-fn write_pieces(engine: &mut Engine, header: &VnetHdr, slices: &[Segment]) -> usize {
+fn write_pieces(
+    engine: &mut Engine,
+    kind: DeviceKind,
+    header: &VnetHdr,
+    slices: &[Segment],
+) -> usize {
     let mut whole = Vec::new();
     for &Segment { start, len } in slices {
         whole.extend_from_slice(&engine.rx_bytes_mut()[start..start + len]);
     }
-    let Ok(plan) = split::plan(header, &whole) else {
+    let link = frame::link_len(kind, &whole);
+    let Ok(plan) = split::plan_at(header, &whole, link) else {
         return slices.len();
     };
     let mut piece = vec![0; plan.len_of(0)];
@@ -580,10 +589,19 @@ fn inner_packet(
             return Ok(None);
         }
     }
-    let ip = IpView::parse(payload).ok_or(DropReason::BadPayload)?;
-    let (len, way) = (ip.total_len(), routes.way(index, &ip)?);
-    let packet = &mut payload[..len];
-    mss::clamp(packet, peer.mss_v4, peer.mss_v6, false);
+    let (link, len, way) = match shared.kind {
+        DeviceKind::Tun => {
+            let ip = IpView::parse(payload).ok_or(DropReason::BadPayload)?;
+            (0, ip.total_len(), routes.way(index, &ip)?)
+        }
+        // A frame passes whatever is in it, with its padding.
+        DeviceKind::Tap => {
+            Frame::parse(payload).ok_or(DropReason::BadPayload)?;
+            let link = frame::link_len(DeviceKind::Tap, payload);
+            (link, payload.len(), Way::Device)
+        }
+    };
+    mss::clamp(&mut payload[link..len], peer.mss_v4, peer.mss_v6, false);
     peer.sums.tun_tx_bytes += len as u64;
     Ok(Some((len, way)))
 }

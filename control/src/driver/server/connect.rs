@@ -57,7 +57,7 @@ impl State {
     /// The pool cannot be made, or its file cannot be used.
     pub(super) fn new(options: &Options, settings: &ServerOptions) -> Result<Self, String> {
         let network = Network {
-            device: settings::device_kind(options),
+            device: options.dev_type,
             topology: options.topology,
             ifconfig: options.ifconfig,
             ifconfig_ipv6: options.ifconfig_ipv6,
@@ -456,7 +456,12 @@ impl Server<'_> {
             log::info!(in Data, "AES-CBC with HMAC by {}", ringway_dataplane::cipher::cbc_backend());
         }
         let connection = &self.options.connections[0];
-        let shape = setup::wire_shape(&negotiated, connection, client.endpoint);
+        let shape = setup::wire_shape(
+            &negotiated,
+            connection,
+            client.endpoint,
+            self.options.dev_type,
+        );
         let (mss_v4, mss_v6) = shape.mss(setup::mssfix(connection.mssfix));
         let config = PeerConfig {
             endpoint: client.endpoint,
@@ -513,6 +518,7 @@ impl Server<'_> {
     pub(super) fn disconnect(&mut self, mut client: Client) {
         let now = now();
         self.forget_scripts(&mut client);
+        self.status.control.add(&client.tunnel.counters());
         let label = client.label();
         let settings = self.settings.clone();
         for forgotten in self.state.routes.remove_client(client.handle) {

@@ -53,8 +53,7 @@ impl Listeners {
         options: &Options,
         listen: &[Listen],
     ) -> Result<(Self, WorkerSockets), String> {
-        let udp_count = listen.iter().filter(|l| !l.tcp).count();
-        let each = (setup::workers(options) / udp_count.max(1)).max(1);
+        let each = settings::workers_each(options, listen);
         let mut listeners = Listeners {
             udp: Vec::new(),
             tcp: Vec::new(),

@@ -94,6 +94,8 @@ pub(super) struct Server<'p> {
     ending: Option<Ending>,
 }
 
+pub(super) use self::settings::device_queues;
+
 /// Runs a server until it ends or is to be started anew.
 pub(super) fn run(program: &mut Program, settings: Arc<ServerOptions>) -> Ending {
     match Server::start(program, settings) {

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringway_dataplane::command::Forwarding;
-use ringway_dataplane::tun::DeviceKind;
 use ringway_dataplane::udp::{Family as UdpFamily, UdpConfig};
-use ringway_dataplane::worker::WorkerOptions;
+use ringway_dataplane::worker::{WorkerOptions, Workers};
 use ringway_tuning::Limits;
 
 use crate::config::options::{Connection, Family, Options, Wrap};
@@ -42,6 +41,19 @@ pub(super) fn listen_config(options: &Options, place: &Listen, local: Option<IpA
     config
 }
 
+/// How many workers serve each UDP listener: as many as asked for are shared out, at least one each.
+pub(super) fn workers_each(options: &Options, listen: &[Listen]) -> usize {
+    let listeners = listen.iter().filter(|place| !place.tcp).count();
+    (setup::workers(options) / listeners.max(1)).max(1)
+}
+
+/// How many queues the device needs.
+pub(in crate::driver) fn device_queues(options: &Options, settings: &ServerOptions) -> usize {
+    let listeners = settings.listen.iter().filter(|place| !place.tcp).count();
+    let workers = workers_each(options, &settings.listen) * listeners.max(1);
+    Workers::queues(forwarding(settings), workers)
+}
+
 /// How packets are moved; `listeners` are the workers of each UDP listener.
 pub(super) fn worker_options(options: &Options, listeners: Vec<Range<u16>>) -> WorkerOptions {
     WorkerOptions {
@@ -55,11 +67,6 @@ pub(super) fn forwarding(settings: &ServerOptions) -> Forwarding {
     Forwarding::Routed {
         client_to_client: settings.client_to_client,
     }
-}
-
-/// Kind of the device.
-pub(super) fn device_kind(_options: &Options) -> DeviceKind {
-    DeviceKind::Tun
 }
 
 /// What clients may come in, key files read now.
