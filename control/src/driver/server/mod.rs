@@ -399,7 +399,7 @@ impl<'p> Server<'p> {
         };
         let config = StreamConfig {
             queue_limit: self.settings.tcp_queue_limit as usize,
-            max_packet: settings::max_stream_packet(&self.options.connections[0]),
+            max_packet: setup::max_stream_packet(&self.options.connections[0]),
         };
         self.command(Command::AddStream(id, stream, config));
         let config = self.client_tunnel_config(&endpoint);
