@@ -256,7 +256,10 @@ impl<'p> Attempt<'p> {
                 }
                 WorkerEvent::Floated(_, endpoint) => self.floated(endpoint),
                 // One peer has nobody to be in conflict with.
-                WorkerEvent::FloatConflict(..) => {}
+                // A server's alone.
+                WorkerEvent::FloatConflict(..)
+                | WorkerEvent::Learned { .. }
+                | WorkerEvent::Forgotten(..) => {}
                 // A connection over UDP has none.
                 WorkerEvent::StreamClosed(..) => {}
                 WorkerEvent::Notice(text) => log::notice!(in Data, "{text}"),
