@@ -104,9 +104,10 @@ pub(super) fn open_udp(
 
 /// How many threads move packets.
 pub(super) fn workers(options: &Options) -> usize {
-    options
-        .ringway_workers
-        .map_or_else(|| ringway_tuning::cpu::workers(Cores::count()), usize::from)
+    options.ringway_workers.map_or_else(
+        || ringway_tuning::cpu::workers(Cores::count(), options.server.is_some()),
+        usize::from,
+    )
 }
 
 /// How packets are moved.
