@@ -38,6 +38,7 @@ use ringway_dataplane::worker::{GroupStats, Workers};
 use self::client::{Client, Stage};
 use self::clients::{Clients, Place};
 use self::listeners::{Listeners, WorkerSockets};
+use self::scripts::Deferred;
 use self::timers::Timers;
 use super::attempt::now;
 use super::keepalive::{Due, Keepalive};
@@ -65,7 +66,7 @@ const BATCHES_PER_TURN: usize = 2;
 const ACCEPTS_PER_TURN: usize = 64;
 /// OCC message: the peer leaves (protocol §7.8).
 const OCC_EXIT: u8 = 6;
-/// How long a shutdown that tells its clients waits for them (protocol §9).
+/// How long a server that tells its clients of its end waits for them (protocol §9).
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(2);
 
 /// A running server.
@@ -81,6 +82,8 @@ pub(super) struct Server<'p> {
     tunnel_config: TunnelConfig,
     clients: Clients,
     timers: Timers,
+    /// When to look for decisions that scripts have put off.
+    deferrals: Timers,
     jobs: Jobs,
     running: scripts::Running,
     state: connect::State,
@@ -154,6 +157,7 @@ impl<'p> Server<'p> {
             tunnel_config,
             clients: Clients::default(),
             timers: Timers::default(),
+            deferrals: Timers::default(),
             jobs,
             running: scripts::Running::default(),
             state,
@@ -217,12 +221,11 @@ impl<'p> Server<'p> {
     /// Sleeps until something happens; which listeners have something.
     fn wait(&mut self) -> Vec<bool> {
         let leaving = self.leaving.as_ref().map(|(at, _)| *at);
-        let deferred = self.next_deferred();
         let deadline = [
             self.timers.next(),
+            self.deferrals.next(),
             self.jobs.next_timeout(),
             leaving,
-            deferred,
         ]
         .into_iter()
         .flatten()
@@ -250,9 +253,9 @@ impl<'p> Server<'p> {
     fn take_signal(&mut self, signal: Signal) {
         match signal {
             Signal::Usr2 => self.log_statistics(),
-            Signal::Usr1 => self.end(Ending::RESTART, Cause::Signal(signal)),
-            Signal::Hup => self.end(Ending::Reload, Cause::Signal(signal)),
-            Signal::Term | Signal::Int => self.shut_down(Cause::Signal(signal)),
+            Signal::Usr1 => self.leave(Ending::RESTART, Cause::Signal(signal)),
+            Signal::Hup => self.leave(Ending::Reload, Cause::Signal(signal)),
+            Signal::Term | Signal::Int => self.leave(Ending::Exit(0), Cause::Signal(signal)),
         }
     }
 
@@ -466,9 +469,13 @@ impl<'p> Server<'p> {
         act(self, &mut client);
         let end = self.drain(&mut client);
         let deadline = client.tunnel.poll_timeout();
+        let deferred = client.deferred.iter().map(Deferred::due).min();
         self.clients.check_in(client);
         match end {
-            None => self.timers.set(handle, deadline),
+            None => {
+                self.timers.set(handle, deadline);
+                self.deferrals.set(handle, deferred);
+            }
             Some(reason) => self.close(handle, reason),
         }
     }
@@ -476,7 +483,7 @@ impl<'p> Server<'p> {
     /// Sends and does what the client's control channel asks for; the reason if it has ended.
     fn drain(&mut self, client: &mut Client) -> Option<&'static str> {
         let now = now();
-        let mut datagram = Vec::with_capacity(1500);
+        let mut datagram = Vec::new();
         loop {
             while let Some(to) = client.tunnel.poll_transmit(now, &mut datagram) {
                 client.control_bytes.1 += datagram.len() as u64;
@@ -582,6 +589,7 @@ impl<'p> Server<'p> {
     /// Ends a client. Everything of it is gone afterwards.
     fn close(&mut self, handle: PeerHandle, reason: &'static str) {
         self.timers.set(handle, None);
+        self.deferrals.set(handle, None);
         let Some(client) = self.clients.remove(handle) else {
             return;
         };
@@ -641,10 +649,10 @@ impl<'p> Server<'p> {
     }
 
     /// Ends, after telling the clients if `explicit-exit-notify` wants that.
-    fn shut_down(&mut self, cause: Cause) {
+    fn leave(&mut self, ending: Ending, cause: Cause) {
         let notify = self.options.connections[0].explicit_exit_notify;
         if notify == 0 || self.leaving.is_some() || self.clients.count() == 0 {
-            self.end(Ending::Exit(0), cause);
+            self.end(ending, cause);
             return;
         }
         for handle in self.clients.handles() {
@@ -659,7 +667,7 @@ impl<'p> Server<'p> {
             });
         }
         self.program.cause = cause;
-        self.leaving = Some((Instant::now() + SHUTDOWN_WAIT, Ending::Exit(0)));
+        self.leaving = Some((Instant::now() + SHUTDOWN_WAIT, ending));
     }
 
     fn command(&mut self, command: Command) {
