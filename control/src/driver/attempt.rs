@@ -263,8 +263,10 @@ impl<'p> Attempt<'p> {
                     }
                 }
                 WorkerEvent::Floated(_, endpoint) => self.floated(endpoint),
-                // One peer has nobody to be in conflict with.
-                WorkerEvent::FloatConflict(..) => {}
+                // A server's alone.
+                WorkerEvent::FloatConflict(..)
+                | WorkerEvent::Learned { .. }
+                | WorkerEvent::Forgotten(..) => {}
                 WorkerEvent::StreamClosed(_, end) => {
                     log::notice!(in Link, "Connection reset, restarting: {}", link::end_text(end));
                     self.end(Ending::RESTART, Cause::Reason("connection-reset"));

@@ -11,6 +11,7 @@
 //!   client_files.rs  client-config-dir
 //!   timers.rs     deadlines                  status.rs   status file and statistics
 //!   secrets.rs    key files
+//!   tap.rs        hardware addresses
 //! ```
 
 mod auth;
@@ -23,6 +24,7 @@ mod scripts;
 mod secrets;
 mod settings;
 mod status;
+mod tap;
 mod timers;
 
 use std::net::{SocketAddr, TcpStream};
@@ -93,6 +95,7 @@ pub(super) struct Server<'p> {
     state: connect::State,
     auth: auth::State,
     status: status::State,
+    stale_check: tap::StaleCheck,
     next_tick: Instant,
     /// The last turn left something behind.
     more: bool,
@@ -138,7 +141,7 @@ impl<'p> Server<'p> {
         }
         let mut workers = start_workers(&options, sockets).map_err(fatal)?;
         let failed = |_| Ending::fatal("packet workers do not answer");
-        let forwarding = settings::forwarding(&settings);
+        let forwarding = settings::forwarding(&options, &settings);
         workers
             .send(Command::SetForwarding(forwarding))
             .map_err(failed)?;
@@ -171,6 +174,7 @@ impl<'p> Server<'p> {
             running: scripts::Running::default(),
             state,
             auth,
+            stale_check: tap::StaleCheck::default(),
             next_tick: Instant::now() + TICK,
             more: false,
             leaving: None,
@@ -344,6 +348,12 @@ impl<'p> Server<'p> {
                 WorkerEvent::FloatConflict(handle, endpoint) => {
                     self.float_conflict(handle, endpoint);
                 }
+                WorkerEvent::Learned {
+                    peer,
+                    station,
+                    replaced,
+                } => self.station_learned(peer, station, replaced),
+                WorkerEvent::Forgotten(peer, station) => self.station_forgotten(peer, station),
                 WorkerEvent::StreamClosed(stream, end) => {
                     if let Some(handle) = self.clients.at(Place::Stream(stream)) {
                         log::notice!(in Link, "{}: connection closed: {end:?}", self.label(handle));
@@ -650,6 +660,7 @@ impl<'p> Server<'p> {
                 self.close(handle, reason);
             }
         }
+        self.check_stale_stations(now.instant);
         self.write_files(now);
     }
 
