@@ -8,17 +8,23 @@
 //!   listeners.rs  ports and sockets          clients.rs  the table          client.rs  one of them
 //!   auth.rs       who it is, who says so     connect.rs  options, addresses, routes, the way out
 //!   scripts.rs    scripts in progress        settings.rs options -> what each part needs
+//!   client_files.rs  client-config-dir
 //!   timers.rs     deadlines                  status.rs   status file and statistics
+//!   secrets.rs    key files
+//!   tap.rs        hardware addresses
 //! ```
 
 mod auth;
 mod client;
+mod client_files;
 mod clients;
 mod connect;
 mod listeners;
 mod scripts;
+mod secrets;
 mod settings;
 mod status;
+mod tap;
 mod timers;
 
 use std::net::{SocketAddr, TcpStream};
@@ -89,6 +95,7 @@ pub(super) struct Server<'p> {
     state: connect::State,
     auth: auth::State,
     status: status::State,
+    stale_check: tap::StaleCheck,
     next_tick: Instant,
     /// The last turn left something behind.
     more: bool,
@@ -97,6 +104,7 @@ pub(super) struct Server<'p> {
     ending: Option<Ending>,
 }
 
+pub(super) use self::secrets::Secrets;
 pub(super) use self::settings::device_queues;
 
 /// Runs a server until it ends or is to be started anew.
@@ -115,10 +123,16 @@ impl<'p> Server<'p> {
         let (listeners, sockets) =
             Listeners::open(&options, &settings.listen).map_err(Ending::fatal)?;
         let state = connect::State::new(&options, &settings).map_err(Ending::fatal)?;
-        let auth = auth::State::new(&settings).map_err(Ending::fatal)?;
+        let Some(Secrets { wraps, token_key }) = program.secrets.clone() else {
+            return Err(Ending::fatal("the keys of the server are missing"));
+        };
+        let auth = auth::State::new(&settings, token_key);
         let status = status::State::new(&options).map_err(Ending::fatal)?;
         let fatal = |error: StartError| Ending::fatal(error.to_string());
-        let jobs = Jobs::new(JobLimits::default(), options.script_security)
+        // The control thread, and about one for each worker.
+        let threads = 1 + setup::workers(&options);
+        let limits = JobLimits::for_host(threads, options.user.is_some());
+        let jobs = Jobs::new(limits, options.script_security)
             .map_err(|error| Ending::fatal(format!("cannot watch scripts: {error}")))?;
         if program.interface.is_none() {
             program.open_interface(&options, &connection, None)?;
@@ -127,7 +141,7 @@ impl<'p> Server<'p> {
         }
         let mut workers = start_workers(&options, sockets).map_err(fatal)?;
         let failed = |_| Ending::fatal("packet workers do not answer");
-        let forwarding = settings::forwarding(&settings);
+        let forwarding = settings::forwarding(&options, &settings);
         workers
             .send(Command::SetForwarding(forwarding))
             .map_err(failed)?;
@@ -139,8 +153,6 @@ impl<'p> Server<'p> {
         // Capabilities belong to threads: a worker started before the drop keeps none it needs not.
         program.drop_privileges()?;
         log::info!(in Data, "packet engine: {}, {} worker(s)", workers.engine(), workers.count());
-        let wraps = settings::client_wraps(&options, &settings, &connection);
-        let wraps = Arc::new(wraps.map_err(Ending::fatal)?);
         let tunnel_config = program.server_tunnel_config(&connection, wraps.clone());
         let acceptor = Acceptor::new(settings::acceptor(&options, &settings, wraps));
         super::log_completed(errors);
@@ -162,6 +174,7 @@ impl<'p> Server<'p> {
             running: scripts::Running::default(),
             state,
             auth,
+            stale_check: tap::StaleCheck::default(),
             next_tick: Instant::now() + TICK,
             more: false,
             leaving: None,
@@ -269,8 +282,11 @@ impl<'p> Server<'p> {
                 self.command(Command::PathMtu(address, mtu));
             }
             let number = listener as u16;
-            for (from, datagram) in batch.datagrams().flatten() {
-                self.take_datagram(number, from, datagram);
+            for datagram in batch.datagrams() {
+                match datagram {
+                    Some((from, datagram)) => self.take_datagram(number, from, datagram),
+                    None => self.listeners.udp[listener].too_long += 1,
+                }
             }
             if !batch.is_full() {
                 return;
@@ -332,6 +348,12 @@ impl<'p> Server<'p> {
                 WorkerEvent::FloatConflict(handle, endpoint) => {
                     self.float_conflict(handle, endpoint);
                 }
+                WorkerEvent::Learned {
+                    peer,
+                    station,
+                    replaced,
+                } => self.station_learned(peer, station, replaced),
+                WorkerEvent::Forgotten(peer, station) => self.station_forgotten(peer, station),
                 WorkerEvent::StreamClosed(stream, end) => {
                     if let Some(handle) = self.clients.at(Place::Stream(stream)) {
                         log::notice!(in Link, "{}: connection closed: {end:?}", self.label(handle));
@@ -387,7 +409,7 @@ impl<'p> Server<'p> {
         };
         let config = StreamConfig {
             queue_limit: self.settings.tcp_queue_limit as usize,
-            max_packet: settings::max_stream_packet(&self.options.connections[0]),
+            max_packet: setup::max_stream_packet(&self.options.connections[0]),
         };
         self.command(Command::AddStream(id, stream, config));
         let config = self.client_tunnel_config(&endpoint);
@@ -439,6 +461,8 @@ impl<'p> Server<'p> {
             common_name: String::new(),
             named: false,
             username: None,
+            calls_itself: None,
+            compresses: false,
             peer_info: PeerInfo::default(),
             metadata: None,
             hooks: ClientHooks::new(settings::hooks(&self.settings)),
@@ -636,6 +660,7 @@ impl<'p> Server<'p> {
                 self.close(handle, reason);
             }
         }
+        self.check_stale_stations(now.instant);
         self.write_files(now);
     }
 

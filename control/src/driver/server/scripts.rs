@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use ringway_dataplane::command::PeerHandle;
+use ringway_dataplane::forward::mac_table::Station;
 
 use super::Server;
 use super::auth::Step;
@@ -36,6 +37,7 @@ pub(super) enum Waiting {
     Connect(JobId, ClientConnect),
     Learn(JobId, HookCall, LearnAddress, Address),
     Response(JobId, ClientCrresponse),
+    Station(JobId, LearnAddress, Station),
 }
 
 /// A decision that a script has put off, and when to look for it.
@@ -52,6 +54,7 @@ impl Waiting {
             | Waiting::Login(job, _)
             | Waiting::Connect(job, _)
             | Waiting::Learn(job, ..)
+            | Waiting::Station(job, ..)
             | Waiting::Response(job, _) => *job,
         }
     }
@@ -131,6 +134,9 @@ impl Server<'_> {
                     Waiting::Connect(_, hook) => server.connect_judged(client, hook.finish(result)),
                     Waiting::Learn(_, call, hook, address) => {
                         server.address_judged(client, call, address, hook.finish(result));
+                    }
+                    Waiting::Station(_, hook, station) => {
+                        server.station_judged(client, station, hook.finish(result));
                     }
                     Waiting::Response(_, hook) => {
                         server.response_taken(client, hook.finish(result))
