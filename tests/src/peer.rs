@@ -24,6 +24,8 @@ pub const UP: &str = "Initialization Sequence Completed";
 pub enum Peer {
     /// Debian's `openvpn`.
     OpenVpn,
+    /// Another `openvpn`, of the version the lab wants: the file `RINGWAY_OPENVPN_27` names.
+    OpenVpn27,
     /// `ringway` of this workspace.
     Ringway,
 }
@@ -44,6 +46,7 @@ impl Peer {
     pub fn name(self) -> &'static str {
         match self {
             Self::OpenVpn => "openvpn",
+            Self::OpenVpn27 => "openvpn 2.7",
             Self::Ringway => "ringway",
         }
     }
@@ -56,6 +59,9 @@ impl Peer {
     pub fn binary(self) -> Result<PathBuf> {
         match self {
             Self::OpenVpn => command::find("openvpn").context("openvpn is not installed"),
+            Self::OpenVpn27 => std::env::var_os("RINGWAY_OPENVPN_27")
+                .map(PathBuf::from)
+                .context("RINGWAY_OPENVPN_27 names no program"),
             Self::Ringway => ringway_binary(),
         }
     }

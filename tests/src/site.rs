@@ -227,7 +227,7 @@ impl Site {
     pub fn server_says(&mut self, stock: &str, ours: &str) -> Result<()> {
         let server = self.server()?;
         let text = match server.peer() {
-            Peer::OpenVpn => stock,
+            Peer::OpenVpn | Peer::OpenVpn27 => stock,
             Peer::Ringway => ours,
         };
         server.wait_for(text, SOON).map(drop)

@@ -143,7 +143,7 @@ fn streams(link: &Link, seconds: f64) -> Result<[UdpOutcome; 2]> {
 /// time, the first handshake included, Ringway says that it renegotiated.
 fn rekeys(link: &Link) -> usize {
     let count = |end: &Vpn| match end.peer() {
-        Peer::OpenVpn => end.count("Control Channel: TLS").saturating_sub(1),
+        Peer::OpenVpn | Peer::OpenVpn27 => end.count("Control Channel: TLS").saturating_sub(1),
         Peer::Ringway => end.count("TLS: renegotiated"),
     };
     count(&link.client).max(count(&link.server))

@@ -77,7 +77,7 @@ fn files_apply(site: &mut Site, programs: [Peer; 3]) -> Result<()> {
     let frieda = site.launch(&ClientSpec::new(programs[2], 3, "frieda"))?;
     site.server_says("ifconfig-push parms", "ccd/frieda:1: ifconfig-push")?;
     let outcome = match site.spec.server {
-        Peer::OpenVpn => UP,
+        Peer::OpenVpn | Peer::OpenVpn27 => UP,
         Peer::Ringway => "AUTH_FAILED",
     };
     site.clients[frieda].wait_for(outcome, SOON)?;
