@@ -9,6 +9,8 @@ mod update;
 pub use update::update;
 
 use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use ringway_dataplane::frame::Mac;
 use ringway_dataplane::framing::Framing;
 use ringway_dataplane::key_slot::Cipher;
@@ -129,7 +131,7 @@ pub struct PulledOptions {
     pub tun_mtu: Option<u16>,
     /// Token to log in with from now on.
     pub auth_token: Option<Secret>,
-    /// User name that goes with the token, in base64.
+    /// User name that goes with the token (pushed in base64).
     pub auth_token_user: Option<String>,
     /// Framing of data packets.
     pub compress: Option<Framing>,
@@ -453,7 +455,11 @@ fn set_session(name: &str, args: &[String], state: &mut PulledOptions) -> Result
         "push-continuation" => {}
         "tun-mtu" => state.tun_mtu = Some(number_u16(first, 100..=u16::MAX)?),
         "auth-token" => state.auth_token = Some(Secret::new(first)),
-        "auth-token-user" => state.auth_token_user = Some(first.to_owned()),
+        "auth-token-user" => {
+            let name = STANDARD.decode(first).ok();
+            let name = name.and_then(|bytes| String::from_utf8(bytes).ok());
+            state.auth_token_user = Some(name.ok_or("not a name in base64")?);
+        }
         "compress" | "comp-lzo" => {
             let (framing, compressed) = framing(name, args.first())?;
             if compressed {
@@ -680,7 +686,8 @@ mod tests {
 
     #[test]
     fn tokens_stay_out_of_messages() {
-        let (state, _) = pull("auth-token SESS_ID_AT_secret");
+        let (state, _) = pull("auth-token SESS_ID_AT_secret,auth-token-user bmViZWw=");
+        assert_eq!(state.auth_token_user.as_deref(), Some("nebel"));
         assert_eq!(
             state.auth_token.as_ref().map(Secret::as_str),
             Some("SESS_ID_AT_secret")
