@@ -75,7 +75,8 @@ fn files_apply(site: &mut Site, programs: [Peer; 3]) -> Result<()> {
         site.clients[refused].kill();
     }
     let frieda = site.launch(&ClientSpec::new(programs[2], 3, "frieda"))?;
-    site.server_says("ifconfig-push parms", "ccd/frieda:1: ifconfig-push")?;
+    site.server()?
+        .wait_for("ccd/frieda:1: ifconfig-push", SOON)?;
     let outcome = match site.spec.server {
         Peer::OpenVpn | Peer::OpenVpn27 => UP,
         Peer::Ringway => "AUTH_FAILED",
