@@ -37,7 +37,7 @@ use crate::server::limits::{CommonNames, PeerIds};
 use crate::server::pool::AddressPool;
 use crate::server::pool_file::PoolFile;
 use crate::server::push::{PushInput, migration, push_list};
-use crate::server::routes::{Address, Change, Question, Routes, of_client};
+use crate::server::routes::{Address, Change, Forgotten, Question, Routes, of_client};
 
 /// How long `client-disconnect` and the like may take: nobody's time bounds them.
 const FAREWELL_LIMIT: std::time::Duration = std::time::Duration::from_secs(60);
@@ -386,7 +386,7 @@ impl Server<'_> {
         self.go_on_connecting(client, next);
     }
 
-    fn take_address(&mut self, client: &mut Client, address: Address) {
+    pub(super) fn take_address(&mut self, client: &mut Client, address: Address) {
         match self.state.routes.learn(client.handle, address, now().unix) {
             Ok(learned) => {
                 if let Some(older) = learned.lost_by {
@@ -498,6 +498,7 @@ impl Server<'_> {
         };
         client.negotiated = Some(negotiated);
         self.command(Command::SetPeer(client.handle, Box::new(config)));
+        self.set_port(client);
         for change in std::mem::take(&mut client.changes) {
             self.change_route(change);
         }
@@ -525,6 +526,20 @@ impl Server<'_> {
         });
     }
 
+    /// Tells `learn-address` that the client has an address no more.
+    pub(super) fn tell_forgotten(&mut self, client: &Client, forgotten: Forgotten) {
+        let settings = self.settings.clone();
+        let Some(script) = &settings.learn_address else {
+            return;
+        };
+        let label = client.label();
+        let mut shared = self.client_call(client, &label, None);
+        shared.env = &self.program.env;
+        shared.deadline = Some(Instant::now() + FAREWELL_LIMIT);
+        let job = learn_address_delete(&shared, &command(script), forgotten.address);
+        self.tell_script(job);
+    }
+
     // ---- the way out ---------------------------------------------------------------------------
 
     /// Everything a client had is given back, and whoever wants to know is told.
@@ -535,13 +550,7 @@ impl Server<'_> {
         let label = client.label();
         let settings = self.settings.clone();
         for forgotten in self.state.routes.remove_client(client.handle) {
-            if let Some(script) = &settings.learn_address {
-                let mut shared = self.client_call(&client, &label, None);
-                shared.env = &self.program.env;
-                shared.deadline = Some(now.instant + FAREWELL_LIMIT);
-                let job = learn_address_delete(&shared, &command(script), forgotten.address);
-                self.tell_script(job);
-            }
+            self.tell_forgotten(&client, forgotten);
         }
         if client.named {
             self.state.names.leave(&client.common_name, client.handle);

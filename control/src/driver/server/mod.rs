@@ -11,6 +11,7 @@
 //!   client_files.rs  client-config-dir
 //!   timers.rs     deadlines                  status.rs   status file and statistics
 //!   secrets.rs    key files
+//!   tap.rs        hardware addresses
 //! ```
 
 mod auth;
@@ -23,6 +24,7 @@ mod scripts;
 mod secrets;
 mod settings;
 mod status;
+mod tap;
 mod timers;
 
 use std::net::{SocketAddr, TcpStream};
@@ -42,6 +44,7 @@ use ringway_dataplane::worker::{GroupStats, Workers};
 use self::client::{Client, Stage};
 use self::clients::{Clients, Place};
 use self::listeners::{Listeners, WorkerSockets};
+use self::scripts::Deferred;
 use self::timers::Timers;
 use super::attempt::now;
 use super::keepalive::{Due, Keepalive};
@@ -69,7 +72,7 @@ const BATCHES_PER_TURN: usize = 2;
 const ACCEPTS_PER_TURN: usize = 64;
 /// OCC message: the peer leaves (protocol §7.8).
 const OCC_EXIT: u8 = 6;
-/// How long a shutdown that tells its clients waits for them (protocol §9).
+/// How long a server that tells its clients of its end waits for them (protocol §9).
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(2);
 
 /// A running server.
@@ -85,11 +88,14 @@ pub(super) struct Server<'p> {
     tunnel_config: TunnelConfig,
     clients: Clients,
     timers: Timers,
+    /// When to look for decisions that scripts have put off.
+    deferrals: Timers,
     jobs: Jobs,
     running: scripts::Running,
     state: connect::State,
     auth: auth::State,
     status: status::State,
+    stale_check: tap::StaleCheck,
     next_tick: Instant,
     /// The last turn left something behind.
     more: bool,
@@ -135,7 +141,7 @@ impl<'p> Server<'p> {
         }
         let mut workers = start_workers(&options, sockets).map_err(fatal)?;
         let failed = |_| Ending::fatal("packet workers do not answer");
-        let forwarding = settings::forwarding(&settings);
+        let forwarding = settings::forwarding(&options, &settings);
         workers
             .send(Command::SetForwarding(forwarding))
             .map_err(failed)?;
@@ -163,10 +169,12 @@ impl<'p> Server<'p> {
             tunnel_config,
             clients: Clients::default(),
             timers: Timers::default(),
+            deferrals: Timers::default(),
             jobs,
             running: scripts::Running::default(),
             state,
             auth,
+            stale_check: tap::StaleCheck::default(),
             next_tick: Instant::now() + TICK,
             more: false,
             leaving: None,
@@ -226,12 +234,11 @@ impl<'p> Server<'p> {
     /// Sleeps until something happens; which listeners have something.
     fn wait(&mut self) -> Vec<bool> {
         let leaving = self.leaving.as_ref().map(|(at, _)| *at);
-        let deferred = self.next_deferred();
         let deadline = [
             self.timers.next(),
+            self.deferrals.next(),
             self.jobs.next_timeout(),
             leaving,
-            deferred,
         ]
         .into_iter()
         .flatten()
@@ -259,9 +266,9 @@ impl<'p> Server<'p> {
     fn take_signal(&mut self, signal: Signal) {
         match signal {
             Signal::Usr2 => self.log_statistics(),
-            Signal::Usr1 => self.end(Ending::RESTART, Cause::Signal(signal)),
-            Signal::Hup => self.end(Ending::Reload, Cause::Signal(signal)),
-            Signal::Term | Signal::Int => self.shut_down(Cause::Signal(signal)),
+            Signal::Usr1 => self.leave(Ending::RESTART, Cause::Signal(signal)),
+            Signal::Hup => self.leave(Ending::Reload, Cause::Signal(signal)),
+            Signal::Term | Signal::Int => self.leave(Ending::Exit(0), Cause::Signal(signal)),
         }
     }
 
@@ -341,6 +348,12 @@ impl<'p> Server<'p> {
                 WorkerEvent::FloatConflict(handle, endpoint) => {
                     self.float_conflict(handle, endpoint);
                 }
+                WorkerEvent::Learned {
+                    peer,
+                    station,
+                    replaced,
+                } => self.station_learned(peer, station, replaced),
+                WorkerEvent::Forgotten(peer, station) => self.station_forgotten(peer, station),
                 WorkerEvent::StreamClosed(stream, end) => {
                     if let Some(handle) = self.clients.at(Place::Stream(stream)) {
                         log::notice!(in Link, "{}: connection closed: {end:?}", self.label(handle));
@@ -396,7 +409,7 @@ impl<'p> Server<'p> {
         };
         let config = StreamConfig {
             queue_limit: self.settings.tcp_queue_limit as usize,
-            max_packet: settings::max_stream_packet(&self.options.connections[0]),
+            max_packet: setup::max_stream_packet(&self.options.connections[0]),
         };
         self.command(Command::AddStream(id, stream, config));
         let config = self.client_tunnel_config(&endpoint);
@@ -480,9 +493,13 @@ impl<'p> Server<'p> {
         act(self, &mut client);
         let end = self.drain(&mut client);
         let deadline = client.tunnel.poll_timeout();
+        let deferred = client.deferred.iter().map(Deferred::due).min();
         self.clients.check_in(client);
         match end {
-            None => self.timers.set(handle, deadline),
+            None => {
+                self.timers.set(handle, deadline);
+                self.deferrals.set(handle, deferred);
+            }
             Some(reason) => self.close(handle, reason),
         }
     }
@@ -490,7 +507,7 @@ impl<'p> Server<'p> {
     /// Sends and does what the client's control channel asks for; the reason if it has ended.
     fn drain(&mut self, client: &mut Client) -> Option<&'static str> {
         let now = now();
-        let mut datagram = Vec::with_capacity(1500);
+        let mut datagram = Vec::new();
         loop {
             while let Some(to) = client.tunnel.poll_transmit(now, &mut datagram) {
                 client.control_bytes.1 += datagram.len() as u64;
@@ -596,6 +613,7 @@ impl<'p> Server<'p> {
     /// Ends a client. Everything of it is gone afterwards.
     fn close(&mut self, handle: PeerHandle, reason: &'static str) {
         self.timers.set(handle, None);
+        self.deferrals.set(handle, None);
         let Some(client) = self.clients.remove(handle) else {
             return;
         };
@@ -642,6 +660,7 @@ impl<'p> Server<'p> {
                 self.close(handle, reason);
             }
         }
+        self.check_stale_stations(now.instant);
         self.write_files(now);
     }
 
@@ -655,10 +674,10 @@ impl<'p> Server<'p> {
     }
 
     /// Ends, after telling the clients if `explicit-exit-notify` wants that.
-    fn shut_down(&mut self, cause: Cause) {
+    fn leave(&mut self, ending: Ending, cause: Cause) {
         let notify = self.options.connections[0].explicit_exit_notify;
         if notify == 0 || self.leaving.is_some() || self.clients.count() == 0 {
-            self.end(Ending::Exit(0), cause);
+            self.end(ending, cause);
             return;
         }
         for handle in self.clients.handles() {
@@ -673,7 +692,7 @@ impl<'p> Server<'p> {
             });
         }
         self.program.cause = cause;
-        self.leaving = Some((Instant::now() + SHUTDOWN_WAIT, Ending::Exit(0)));
+        self.leaving = Some((Instant::now() + SHUTDOWN_WAIT, ending));
     }
 
     fn command(&mut self, command: Command) {
