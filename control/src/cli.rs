@@ -15,6 +15,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use ringway_dataplane::key_slot::{Cipher, Digest};
+use ringway_dataplane::tun::DeviceKind;
 
 pub use keys::{KeyKind, KeyRequest, generate_key};
 
@@ -55,6 +56,8 @@ pub enum Invocation {
 pub struct TunRequest {
     /// Name of the device.
     pub dev: String,
+    /// `--dev-type`, or how the name begins.
+    pub kind: DeviceKind,
     /// Device node, `/dev/net/tun` by default.
     pub dev_node: Option<PathBuf>,
     /// Owner.
@@ -236,6 +239,7 @@ fn check(args: &[String]) -> Result<Invocation, String> {
 
 fn tun_request(args: &[String]) -> Result<TunRequest, String> {
     let mut request = TunRequest::default();
+    let mut kind = None;
     for (option, values) in options(args)? {
         let one = || match values {
             [value] => Ok(value.clone()),
@@ -245,8 +249,15 @@ fn tun_request(args: &[String]) -> Result<TunRequest, String> {
             "mktun" | "rmtun" if values.is_empty() => {}
             "verb" => {}
             "dev" => request.dev = one()?,
-            "dev-type" if one()? == "tun" => {}
-            "dev-type" => return Err("--dev-type: only tun devices are supported yet".to_owned()),
+            "dev-type" => {
+                kind = Some(match one()?.as_str() {
+                    "tun" => DeviceKind::Tun,
+                    "tap" => DeviceKind::Tap,
+                    other => {
+                        return Err(format!("--dev-type: \"{other}\" is not one of: tun, tap"));
+                    }
+                });
+            }
             "dev-node" => request.dev_node = Some(PathBuf::from(one()?)),
             "user" => request.user = Some(one()?),
             "group" => request.group = Some(one()?),
@@ -263,10 +274,13 @@ fn tun_request(args: &[String]) -> Result<TunRequest, String> {
             .bytes()
             .all(|byte| byte.is_ascii_graphic() && byte != b'/');
     match good {
-        true if request.dev.starts_with("tap") => {
-            Err("--dev: only tun devices are supported yet".to_owned())
+        true => {
+            request.kind = kind.unwrap_or(match request.dev.starts_with("tap") {
+                true => DeviceKind::Tap,
+                false => DeviceKind::Tun,
+            });
+            Ok(request)
         }
-        true => Ok(request),
         false => Err("--dev needs the name of a device, e.g. --dev tun0".to_owned()),
     }
 }
@@ -351,11 +365,22 @@ mod tests {
             parsed("--dev tun3 --rmtun"),
             Ok(Invocation::RemoveTun(_))
         ));
+        for (text, expected) in [
+            ("--mktun --dev tap3", DeviceKind::Tap),
+            ("--mktun --dev lan --dev-type tap", DeviceKind::Tap),
+            ("--mktun --dev tap3 --dev-type tun", DeviceKind::Tun),
+        ] {
+            let Ok(Invocation::MakeTun(request)) = parsed(text) else {
+                panic!("{text}");
+            };
+            assert_eq!(request.kind, expected, "{text}");
+        }
         for bad in [
             "--mktun",
             "--mktun --dev",
             "--mktun --dev a/b",
             "--mktun --dev tun0 --port 3",
+            "--mktun --dev tun0 --dev-type lan",
         ] {
             assert!(parsed(bad).is_err(), "{bad}");
         }

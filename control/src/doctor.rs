@@ -222,14 +222,15 @@ fn used(options: &Options, connection: &Connection, v6: bool) -> Use {
         txqueuelen: options.txqueuelen,
         sndbuf: options.sndbuf.map(|bytes| bytes as usize),
         rcvbuf: options.rcvbuf.map(|bytes| bytes as usize),
-        workers: options
-            .ringway_workers
-            .map_or_else(|| ringway_tuning::cpu::workers(Cores::count()), usize::from),
+        workers: options.ringway_workers.map_or_else(
+            || ringway_tuning::cpu::workers(Cores::count(), options.server.is_some()),
+            usize::from,
+        ),
         cpus: options.ringway_cpus.iter().copied().collect::<CpuList>(),
         uring: options.ringway_io != IoEngine::Syscalls,
         ciphers: ciphers.map(str::to_owned).collect(),
         mlock: options.mlock,
-        server: false,
+        server: options.server.is_some(),
     }
 }
 

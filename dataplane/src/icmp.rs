@@ -5,7 +5,7 @@
 //! The message goes back into the TUN device, as if a router on the way had sent it. The tunnel has
 //! no address of its own that the sender must know, so the message comes from the address that the
 //! packet was for, which any firewall lets through that let the packet out. How often is the
-//! caller's business.
+//! caller's business. On TAP it goes back inside a frame, from the host that the packet's frame was for.
 //!
 //! ```text
 //!  | IP header | type:8 code:8 checksum:16 | mtu | start of the packet that was too big |
@@ -13,8 +13,12 @@
 
 use std::net::IpAddr;
 
+use crate::frame;
 use crate::ip::{ICMP, ICMPV6, IPV4_HEADER, IPV6_HEADER, IpView};
 use crate::offload::checksum;
+
+/// Longest answer in bytes, Ethernet header included.
+pub const MAX_LEN: usize = MAX_V6 + frame::MAX_LINK;
 
 /// Smallest IPv4 MTU there is (RFC 791).
 const MIN_MTU_V4: u16 = 68;
@@ -40,6 +44,19 @@ const TTL: u8 = 64;
 /// anything but a unicast address; and when `out` cannot hold the answer (1280 bytes always can).
 /// A super-packet may be passed as it is; only its start is quoted.
 pub fn too_big(packet: &[u8], mtu: u16, out: &mut [u8]) -> Option<usize> {
+    too_big_at(packet, 0, mtu, out)
+}
+
+/// As [`too_big`], for a packet behind `link` bytes of Ethernet header; `mtu` does not count them. The
+/// answer gets such a header too, which makes it up to [`MAX_LEN`] bytes. `None` also for a frame that
+/// is not from one host to one host (RFC 1122 §3.2.2).
+pub fn too_big_at(bytes: &[u8], link: usize, mtu: u16, out: &mut [u8]) -> Option<usize> {
+    framed(bytes, link, out, |packet, out| {
+        packet_too_big(packet, mtu, out)
+    })
+}
+
+fn packet_too_big(packet: &[u8], mtu: u16, out: &mut [u8]) -> Option<usize> {
     let ip = IpView::parse(packet)?;
     if !is_answerable(&ip) {
         return None;
@@ -53,6 +70,28 @@ pub fn too_big(packet: &[u8], mtu: u16, out: &mut [u8]) -> Option<usize> {
 /// Writes the answer to an IPv6 packet that may not enter the tunnel (`block-ipv6`) to `out`, and
 /// returns its length. `None` for what is no IPv6 packet, and otherwise as [`too_big`].
 pub fn no_route(packet: &[u8], out: &mut [u8]) -> Option<usize> {
+    no_route_at(packet, 0, out)
+}
+
+/// As [`no_route`], for a packet behind `link` bytes of Ethernet header; see [`too_big_at`].
+pub fn no_route_at(bytes: &[u8], link: usize, out: &mut [u8]) -> Option<usize> {
+    framed(bytes, link, out, packet_no_route)
+}
+
+/// Puts the message that `write` makes of the packet behind the answer to its link header.
+fn framed(
+    bytes: &[u8],
+    link: usize,
+    out: &mut [u8],
+    write: impl FnOnce(&[u8], &mut [u8]) -> Option<usize>,
+) -> Option<usize> {
+    let (header, packet) = bytes.split_at_checked(link)?;
+    let len = frame::answer_header(header, out)?;
+    let written = write(packet, &mut out[len..])?;
+    Some(len + written)
+}
+
+fn packet_no_route(packet: &[u8], out: &mut [u8]) -> Option<usize> {
     let ip = IpView::parse(packet)?;
     if !ip.is_ipv6() || !is_answerable(&ip) {
         return None;
@@ -148,7 +187,7 @@ fn is_unicast(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::offload::sample::{Sample, header_valid};
+    use crate::offload::sample::{Sample, ethernet, header_valid};
     use proptest::prelude::*;
 
     fn answer(packet: &[u8], mtu: u16) -> Option<Vec<u8>> {
@@ -298,6 +337,33 @@ mod tests {
                 assert_eq!(answer(&packet, 1400), None);
             }
         }
+    }
+
+    #[test]
+    fn inside_a_frame_the_hardware_addresses_are_swapped() {
+        let packet = Sample::udp(false).build(&[7; 1472]);
+        for tag in [None, Some(0x6007)] {
+            let bytes = ethernet(tag, &packet);
+            let link = bytes.len() - packet.len();
+            let mut out = [0xee; MAX_LEN];
+            let len = too_big_at(&bytes, link, 1400, &mut out).unwrap();
+            assert_eq!(out[..6], bytes[6..12]);
+            assert_eq!(out[6..12], bytes[..6]);
+            assert_eq!(out[12..link], bytes[12..link]);
+            assert_eq!(out[link..len], answer(&packet, 1400).unwrap());
+            // The longest answer fits what the constant says.
+            let six = ethernet(tag, &Sample::udp(true).build(&[7; 1472]));
+            assert!(too_big_at(&six, link, 1400, &mut out[..1280 + link]).is_some());
+            assert!(no_route_at(&six, link, &mut out).is_some());
+            let mut broadcast = bytes;
+            broadcast[..6].fill(0xff);
+            assert_eq!(too_big_at(&broadcast, link, 1400, &mut out), None);
+            assert_eq!(
+                too_big_at(&broadcast, broadcast.len(), 1400, &mut out),
+                None
+            );
+        }
+        assert_eq!(too_big_at(&packet[..5], 14, 1400, &mut [0; MAX_LEN]), None);
     }
 
     #[test]

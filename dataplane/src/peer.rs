@@ -1,18 +1,25 @@
 //! The peers of a worker: which one a datagram or an inner packet belongs to, and what is known of
 //! the path to each.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::command::{Endpoint, Forwarding, PeerConfig, PeerHandle, Prefix, Roles, StreamId};
-use crate::forward::{Destination, Routes};
+use crate::command::{Endpoint, Forwarding, PeerConfig, PeerHandle, Port, Prefix, Roles, StreamId};
+use crate::forward::mac_table::Station;
+use crate::forward::vlan::{self, DevicePort};
+use crate::forward::{Destination, Receivers, Routes, Switch};
 use crate::fragment::{self, Cutter, Reassembler};
+use crate::frame;
 use crate::framing::Framing;
 use crate::ip::IpView;
 use crate::key_slot::{Halves, KeySlots};
 use crate::pool::MAX_DATAGRAM;
 use crate::stats::{KeyStats, add};
+use crate::tun::DeviceKind;
 use crate::wire;
 
 /// Seconds a learned path MTU is believed (the kernel's own `mtu_expires`).
@@ -43,6 +50,8 @@ pub(crate) struct Peer {
     pub(crate) reassembler: Option<Box<Reassembler>>,
     /// Which halves of its session this worker holds.
     pub(crate) halves: Halves,
+    /// The VLAN it is in.
+    pub(crate) vlan: u16,
     /// Bytes and packets under each key_id since its key was installed.
     pub(crate) sent: [Totals; 8],
     pub(crate) received: [Totals; 8],
@@ -54,6 +63,8 @@ pub(crate) struct Peer {
     limits_expire: u32,
     /// Counted since the last publication.
     pub(crate) sums: Sums,
+    /// Bytes that may be in front of an inner IP packet.
+    link: usize,
     /// Largest MSS allowed in a SYN: the configured one, or what the path carries if that is less.
     pub(crate) mss_v4: u16,
     pub(crate) mss_v6: u16,
@@ -85,6 +96,8 @@ pub(crate) enum Note {
     Epoch(u8, u16),
     /// Largest MSS for IPv4 and IPv6.
     Mss(u16, u16),
+    /// A hardware address was heard behind it.
+    Station(Station),
 }
 
 /// The last note of each kind.
@@ -129,6 +142,7 @@ impl Peer {
             cutter: sends.map(Cutter::new),
             reassembler: receives.map(|_| reassembler(&config)),
             halves,
+            vlan: vlan::NONE,
             mss_v4: config.mss_v4,
             mss_v6: config.mss_v6,
             config,
@@ -139,6 +153,7 @@ impl Peer {
             gso_limit: MAX_DATAGRAM,
             limits_expire: 0,
             sums: Sums::default(),
+            link: 0,
             path_mtu: 0,
             noticed: None,
             hints: 0,
@@ -274,6 +289,7 @@ impl Peer {
         if let Some(cutter) = &mut self.cutter {
             cutter.fit(Some(inner + self.config.framing.added()));
         }
+        let inner = inner.saturating_sub(self.link);
         let fit = |mss: u16, headers: usize| {
             let room = u16::try_from(inner.saturating_sub(headers)).unwrap_or(u16::MAX);
             mss.min(room)
@@ -392,7 +408,7 @@ impl Peer {
     fn take_note(&mut self, note: Note) {
         match note {
             // The table's business, which finds peers by it.
-            Note::Endpoint(_) => {}
+            Note::Endpoint(_) | Note::Station(_) => {}
             Note::Epoch(key_id, epoch) => self.keys.advance_epoch(key_id, epoch),
             Note::Mss(v4, v6) => (self.mss_v4, self.mss_v6) = (v4, v6),
         }
@@ -410,6 +426,15 @@ impl Peer {
 impl Told {
     fn is_nothing(&self) -> bool {
         self.endpoint.is_none() && self.epoch.is_none() && self.mss.is_none()
+    }
+}
+
+/// Bytes that may be in front of an inner IP packet.
+fn max_link(kind: DeviceKind) -> usize {
+    match kind {
+        DeviceKind::Tun => 0,
+        // A tag is the most there can be.
+        DeviceKind::Tap => frame::MAX_LINK,
     }
 }
 
@@ -459,6 +484,8 @@ pub(crate) struct PeerTable {
     timed: Vec<usize>,
     /// The peer of point to point, when there is exactly one.
     only: Option<usize>,
+    /// What the device carries.
+    kind: DeviceKind,
 }
 
 impl PeerTable {
@@ -468,6 +495,15 @@ impl PeerTable {
             worker,
             listener,
             ..PeerTable::default()
+        }
+    }
+
+    /// Says what the device carries.
+    pub(crate) fn set_kind(&mut self, kind: DeviceKind) {
+        self.kind = kind;
+        for peer in self.slots.iter_mut().flatten() {
+            peer.link = max_link(kind);
+            peer.fit_mss();
         }
     }
 
@@ -496,6 +532,55 @@ impl PeerTable {
         }
     }
 
+    /// Makes a peer a port of the switch.
+    pub(crate) fn set_port(&mut self, handle: PeerHandle, port: Port) {
+        let index = self.index_of(handle);
+        let Some((peer, routes)) = index.and_then(|index| self.with_routes(index)) else {
+            return;
+        };
+        let moved = std::mem::replace(&mut peer.vlan, port.vlan) != port.vlan;
+        if let Some(switch) = routes.switch_mut() {
+            if moved {
+                switch.remove_peer(handle);
+            }
+            switch.set_port(handle, port);
+        }
+    }
+
+    /// A peer may have an address.
+    pub(crate) fn admit(&mut self, handle: PeerHandle, station: Station, now: u32) {
+        if let Some(switch) = self.routes.switch_mut() {
+            switch.admit(now, station, handle);
+        }
+    }
+
+    /// Forgets the addresses not heard for `age` seconds. `tell` is told of those of peers that are heard
+    /// here; what it refuses to hear stays.
+    pub(crate) fn forget_stations(
+        &mut self,
+        now: u32,
+        age: u32,
+        tell: &mut dyn FnMut(PeerHandle, Station) -> bool,
+    ) {
+        let (slots, by_handle) = (&self.slots, &self.by_handle);
+        let is_heard_here = |handle: PeerHandle| {
+            let index = by_handle.get(&handle).copied();
+            let peer = index.and_then(|index| slots[index].as_ref());
+            peer.is_some_and(|peer| peer.halves.receive)
+        };
+        if let Some(switch) = self.routes.switch_mut() {
+            switch.expire(now, age, |handle, station| {
+                !is_heard_here(handle) || tell(handle, station)
+            });
+        }
+    }
+
+    /// How the device takes part in VLANs, if there are any.
+    #[inline]
+    pub(crate) fn device_port(&self) -> Option<DevicePort> {
+        self.routes.switch().and_then(Switch::device)
+    }
+
     /// Adds a peer, or gives a known one a new configuration.
     pub(crate) fn set(&mut self, handle: PeerHandle, config: PeerConfig) {
         if let Some(&index) = self.by_handle.get(&handle) {
@@ -515,7 +600,9 @@ impl PeerTable {
             self.index(index);
             return;
         }
-        let peer = Some(Box::new(Peer::new(handle, config, self.worker)));
+        let mut peer = Box::new(Peer::new(handle, config, self.worker));
+        peer.link = max_link(self.kind);
+        let peer = Some(peer);
         let index = match self.free.pop() {
             Some(index) => {
                 self.slots[index] = peer;
@@ -537,6 +624,9 @@ impl PeerTable {
         if let Some(index) = self.by_handle.remove(&handle) {
             self.unindex(index);
             self.routes.remove_peer(index);
+            if let Some(switch) = self.routes.switch_mut() {
+                switch.remove_peer(handle);
+            }
             self.slots[index] = None;
             self.free.push(index);
             for list in [&mut self.touched, &mut self.timed] {
@@ -574,12 +664,12 @@ impl PeerTable {
 
     /// The peer in this slot, and what decides about its packets.
     #[inline]
-    pub(crate) fn with_routes(&mut self, index: usize) -> Option<(&mut Peer, &Routes)> {
+    pub(crate) fn with_routes(&mut self, index: usize) -> Option<(&mut Peer, &mut Routes)> {
         let peer = self.slots.get_mut(index)?.as_deref_mut()?;
         if !std::mem::replace(&mut peer.touched, true) {
             self.touched.push(index);
         }
-        Some((peer, &self.routes))
+        Some((peer, &mut self.routes))
     }
 
     /// Publishes the counters of the peers that anything was done with, and passes on with `tell`
@@ -597,12 +687,17 @@ impl PeerTable {
     }
 
     /// Takes in what another worker says of a session whose other half it holds.
-    pub(crate) fn take_note(&mut self, handle: PeerHandle, note: Note) {
+    pub(crate) fn take_note(&mut self, handle: PeerHandle, note: Note, now: u32) {
         let Some(index) = self.index_of(handle) else {
             return;
         };
         match note {
             Note::Endpoint(endpoint) => self.relocate(index, endpoint),
+            Note::Station(station) => {
+                if let Some(switch) = self.routes.switch_mut() {
+                    switch.hear(now, station, handle);
+                }
+            }
             note => {
                 if let Some(peer) = self.get(index) {
                     peer.take_note(note);
@@ -715,11 +810,23 @@ impl PeerTable {
             })
     }
 
-    /// Where an inner packet from the TUN device goes: in point to point to the only peer there is.
+    /// Which peers an inner packet goes to: in point to point the only one there is. The VLAN counts for a
+    /// switch.
     #[inline]
-    pub(crate) fn destination(&self, packet: &[u8]) -> Destination {
+    pub(crate) fn destination(&self, packet: &[u8], vlan: u16) -> Destination {
+        if let Some(switch) = self.routes.switch() {
+            return match switch.receivers(vlan, packet) {
+                Receivers::Everyone => Destination::Everyone,
+                Receivers::Nobody => Destination::Nobody,
+                Receivers::Peer(handle) => match self.index_of(handle) {
+                    Some(index) => Destination::Peer(index),
+                    None => Destination::Nobody,
+                },
+            };
+        }
         if self.is_server() {
-            return match IpView::parse(packet) {
+            let link = frame::link_len(self.kind, packet);
+            return match IpView::parse(&packet[link..]) {
                 Some(ip) => self.routes.destination(&ip),
                 None => Destination::Nobody,
             };
@@ -797,249 +904,5 @@ impl PeerTable {
             1 if !self.is_server() => self.by_handle.values().next().copied(),
             _ => None,
         };
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::key_slot::Cipher;
-    use crate::worker::testing::key_pair;
-    use std::sync::Arc;
-
-    fn config(remote: &str, rx_peer_id: Option<u32>) -> PeerConfig {
-        PeerConfig {
-            endpoint: Endpoint::new(remote.parse().unwrap()),
-            float: false,
-            tx_peer_id: None,
-            rx_peer_id,
-            framing: Framing::None,
-            fragment: None,
-            mss_v4: 0,
-            mss_v6: 0,
-            segment_to: 0,
-            replay_window: 64,
-            replay_time: 15,
-            passtos: false,
-            guard_recursion: false,
-            block_ipv6: false,
-            listener: 0,
-            roles: Roles::default(),
-            stats: Arc::default(),
-        }
-    }
-
-    #[test]
-    fn one_peer_gets_everything_and_two_are_told_apart() {
-        let mut table = PeerTable::default();
-        let stranger: SocketAddr = "192.0.2.99:1".parse().unwrap();
-        assert_eq!(table.find(None, &stranger), None);
-        table.set(PeerHandle(1), config("192.0.2.1:1194", None));
-        assert_eq!(table.find(Some(7), &stranger), Some(0));
-        assert_eq!(table.destination(&[]), Destination::Peer(0));
-        table.set(PeerHandle(2), config("192.0.2.2:1194", Some(7)));
-        assert_eq!(table.find(Some(7), &stranger), Some(1));
-        assert_eq!(table.find(Some(8), &stranger), None);
-        let first: SocketAddr = "192.0.2.1:1194".parse().unwrap();
-        assert_eq!(table.find(Some(8), &first), Some(0));
-        assert_eq!(table.destination(&[]), Destination::Nobody);
-        table.remove(PeerHandle(1));
-        assert_eq!(table.find(None, &first), Some(1));
-    }
-
-    fn server() -> PeerTable {
-        let mut table = PeerTable::new(0, 0);
-        table.set_forwarding(Forwarding::Routed {
-            client_to_client: false,
-        });
-        table
-    }
-
-    #[test]
-    fn a_path_mtu_is_for_all_peers_at_that_address_and_no_other() {
-        let mut table = server();
-        for (i, remote) in ["192.0.2.1:1", "192.0.2.2:1", "192.0.2.1:2", "192.0.2.1:3"]
-            .iter()
-            .enumerate()
-        {
-            table.set(PeerHandle(i as u32), config(remote, Some(i as u32)));
-        }
-        table.remove(PeerHandle(3));
-        let to = Endpoint::new("192.0.2.9:1".parse().unwrap());
-        table.move_endpoint(2, to);
-        table.move_endpoint(1, Endpoint::new("192.0.2.1:77".parse().unwrap()));
-        let ip = "192.0.2.1".parse().unwrap();
-        assert_eq!(table.set_path_mtu(ip, 1400, true, 5), Some(1400));
-        let limits: Vec<_> = (0..3)
-            .map(|index| table.peek(index).unwrap().path_mtu)
-            .collect();
-        assert_eq!(limits, [1400, 1400, 0]);
-        assert_eq!(table.by_ip.len(), 3);
-    }
-
-    #[test]
-    fn only_what_ends_by_time_is_looked_at_each_second() {
-        let mut table = server();
-        for i in 0..50u32 {
-            table.set(PeerHandle(i), config(&format!("192.0.2.1:{i}"), Some(i)));
-            table.get(i as usize).unwrap();
-        }
-        table.publish(&mut |_, _, _| true);
-        assert!(table.timed.is_empty());
-        table.get(7).unwrap().limit_gso(1400, 10, 60);
-        table.get(8).unwrap().limit_gso(1400, 10, 5);
-        table.publish(&mut |_, _, _| true);
-        table.expire_limits(20);
-        assert_eq!(table.timed, [7]);
-        assert_eq!(table.touched, [8]);
-        table.remove(PeerHandle(7));
-        assert!(table.timed.is_empty());
-    }
-
-    #[test]
-    fn what_the_other_half_was_told_is_forgotten_each_second() {
-        let mut table = PeerTable::new(0, 0);
-        let mut split = config("192.0.2.1:1", Some(0));
-        split.roles.send = 1;
-        table.set(PeerHandle(0), split);
-        let told = |table: &mut PeerTable| {
-            let mut count = 0;
-            table.get(0).unwrap();
-            table.publish(&mut |_, _, _| {
-                count += 1;
-                true
-            });
-            count
-        };
-        assert_eq!([told(&mut table), told(&mut table)], [1, 0]);
-        table.expire_limits(1);
-        assert_eq!([told(&mut table), told(&mut table)], [1, 0]);
-    }
-
-    #[test]
-    fn the_others_hear_of_a_move_until_they_all_have() {
-        let mut table = server();
-        table.set(PeerHandle(0), config("192.0.2.1:1", Some(0)));
-        let to = Endpoint::new("192.0.2.9:1".parse().unwrap());
-        table.move_endpoint(0, to);
-        let mut heard = Vec::new();
-        for answer in [false, true, true] {
-            table.get(0).unwrap();
-            table.publish(&mut |worker, _, note| {
-                heard.push((worker, note));
-                answer
-            });
-        }
-        assert_eq!(heard, [(EVERY_OTHER, Note::Endpoint(to)); 2]);
-        // One that is told does not pass it on.
-        let mut other = server();
-        other.set(PeerHandle(0), config("192.0.2.1:1", Some(0)));
-        other.take_note(PeerHandle(0), Note::Endpoint(to));
-        other.publish(&mut |_, _, _| panic!("told back"));
-        assert_eq!(other.by_address(&to.remote), Some(0));
-    }
-
-    #[test]
-    fn slots_are_used_again() {
-        let mut table = server();
-        for round in 0..3 {
-            for i in 0..20u32 {
-                table.set(PeerHandle(i), config(&format!("192.0.2.1:{i}"), Some(i)));
-            }
-            for i in 0..20u32 {
-                assert_eq!(table.slots(), 20, "round {round}");
-                table.remove(PeerHandle(i));
-            }
-        }
-        assert!(table.by_address.is_empty() && table.by_peer_id.is_empty());
-    }
-
-    #[test]
-    fn a_moved_peer_is_found_at_its_new_address_only() {
-        let mut table = PeerTable::default();
-        table.set(PeerHandle(1), config("192.0.2.1:1194", None));
-        table.set(PeerHandle(2), config("192.0.2.2:1194", None));
-        let to = Endpoint::new("198.51.100.1:5".parse().unwrap());
-        table.move_endpoint(0, to);
-        assert_eq!(table.by_address(&to.remote), Some(0));
-        assert_eq!(table.by_address(&"192.0.2.1:1194".parse().unwrap()), None);
-        // A peer that took over another's address keeps it when the other goes.
-        table.move_endpoint(1, to);
-        table.remove(PeerHandle(1));
-        assert_eq!(table.by_address(&to.remote), Some(1));
-    }
-
-    #[test]
-    fn path_limits_are_learned_and_forgotten() {
-        let mut table = PeerTable::default();
-        table.set(PeerHandle(1), config("192.0.2.1:1194", None));
-        let ip = "192.0.2.1".parse().unwrap();
-        let limits = |table: &mut PeerTable| {
-            let peer = table.get(0).unwrap();
-            (peer.datagram_limit, peer.gso_limit)
-        };
-        assert_eq!(table.set_path_mtu(ip, 1400, false, 5), Some(1400));
-        assert_eq!(limits(&mut table), (MAX_DATAGRAM, 1372));
-        // No second line so soon, and none about another address or a wider path.
-        assert_eq!(table.set_path_mtu(ip, 1300, true, 6), None);
-        let other = "192.0.2.2".parse().unwrap();
-        assert_eq!(table.set_path_mtu(other, 1200, true, 99), None);
-        assert_eq!(table.set_path_mtu(ip, 1400, true, 99), None);
-        assert_eq!(limits(&mut table), (1272, 1272));
-        table.publish(&mut |_, _, _| true);
-        table.expire_limits(605);
-        assert_eq!(limits(&mut table), (1272, 1272));
-        table.expire_limits(606);
-        assert_eq!(limits(&mut table), (MAX_DATAGRAM, MAX_DATAGRAM));
-    }
-
-    #[test]
-    fn a_forged_path_mtu_leaves_room_to_work() {
-        for (remote, mtu, payload) in [
-            ("192.0.2.1:1194", 552, 524),
-            ("[2001:db8::1]:1194", 1280, 1232),
-        ] {
-            let remote: SocketAddr = remote.parse().unwrap();
-            let mut table = PeerTable::default();
-            table.set(PeerHandle(1), config(&remote.to_string(), None));
-            assert_eq!(table.set_path_mtu(remote.ip(), 0, true, 5), Some(mtu));
-            assert_eq!(table.get(0).unwrap().datagram_limit, payload);
-        }
-    }
-
-    #[test]
-    fn a_narrow_path_lowers_the_mss_until_it_is_forgotten() {
-        let (keys, _) = key_pair(Cipher::Aes256Gcm);
-        let mut table = PeerTable::default();
-        let mut wide = config("192.0.2.1:1194", None);
-        (wide.mss_v4, wide.mss_v6) = (1400, 0);
-        table.set(PeerHandle(1), wide);
-        let peer = table.get(0).unwrap();
-        peer.keys
-            .install(0, &keys, Halves::BOTH, Some(1), Framing::None, (64, 15))
-            .unwrap();
-        peer.keys.use_key(0);
-        table.set_path_mtu("192.0.2.1".parse().unwrap(), 1300, false, 5);
-        let peer = table.get(0).unwrap();
-        // 1300 less IP, UDP and sealing, less the inner IP and TCP headers; `mssfix 0` stays off.
-        assert_eq!((peer.mss_v4, peer.mss_v6), (1300 - 28 - 24 - 40, 0));
-        table.move_endpoint(0, Endpoint::new("192.0.2.7:1".parse().unwrap()));
-        assert_eq!(table.get(0).unwrap().mss_v4, 1400);
-    }
-
-    #[test]
-    fn only_peers_that_did_something_are_published() {
-        let mut table = PeerTable::default();
-        for i in 0..3u32 {
-            table.set(PeerHandle(i), config("192.0.2.1:1194", Some(i)));
-        }
-        table.get(1).unwrap().count_received(10, 0);
-        assert_eq!(table.touched, [1]);
-        table.get(1).unwrap().count_received(10, 0);
-        assert_eq!(table.touched, [1]);
-        table.publish(&mut |_, _, _| true);
-        assert!(table.touched.is_empty());
-        let stats = Arc::clone(&table.get(1).unwrap().config.stats);
-        assert_eq!(stats.wire_rx_bytes.load(Relaxed), 20);
     }
 }

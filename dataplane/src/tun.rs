@@ -29,9 +29,10 @@ const TUN_F_USO4: u32 = 0x20;
 const TUN_F_USO6: u32 = 0x40;
 
 /// What kind of packets a device carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum DeviceKind {
     /// IP packets.
+    #[default]
     Tun,
     /// Ethernet frames.
     Tap,

@@ -1,7 +1,8 @@
 //! A warm worker moves packets without asking the allocator for anything, with either engine.
 //!
 //! Every allocation of every thread but the test's own is counted while data flows both ways in all
-//! the forms that take different paths: super-packets, small packets, single ones.
+//! the forms that take different paths: super-packets, small packets, single ones; over UDP, over a
+//! TCP connection, with `fragment`, and as Ethernet frames.
 
 #![allow(
     unsafe_code,
@@ -17,30 +18,66 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 use ringway_dataplane::command::{Command, PeerHandle};
+use ringway_dataplane::fragment::Fragment;
 use ringway_dataplane::key_slot::Cipher;
+use ringway_dataplane::tun::DeviceKind;
 use ringway_dataplane::worker::IoChoice;
 
 use support::{COUNT, EXEMPT, End};
+
+/// What is different from packets over UDP.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Case {
+    Udp,
+    Tcp,
+    Fragment,
+    Tap,
+}
 
 #[test]
 fn a_warm_worker_allocates_nothing() {
     EXEMPT.set(true);
     for io in [IoChoice::Uring, IoChoice::Syscalls] {
-        for cipher in [Cipher::Aes256Gcm, Cipher::Aes256Cbc] {
-            let (Some(a), Some(b)) = (End::start(io), End::start(io)) else {
+        for (cipher, case) in [
+            (Cipher::Aes256Gcm, Case::Udp),
+            (Cipher::Aes256Cbc, Case::Udp),
+            (Cipher::Aes256Gcm, Case::Tcp),
+            (Cipher::Aes256Gcm, Case::Fragment),
+            (Cipher::Aes256Gcm, Case::Tap),
+        ] {
+            let kind = match case {
+                Case::Udp | Case::Tcp | Case::Fragment => DeviceKind::Tun,
+                Case::Tap => DeviceKind::Tap,
+            };
+            let (Some(mut a), Some(mut b)) = (End::of_kind(io, kind), End::of_kind(io, kind))
+            else {
                 eprintln!("skipped: {io:?} is not allowed here");
                 continue;
             };
+            if case == Case::Tcp {
+                End::join(&mut a, &mut b);
+            }
+            if case == Case::Fragment {
+                let fragment = Some(Fragment {
+                    payload: 1000,
+                    largest: 9200,
+                });
+                (a.fragment, b.fragment) = (fragment, fragment);
+            }
             a.connect(&b, cipher, 1, 2);
             b.connect(&a, cipher, 2, 1);
             for _ in 0..20 {
                 exchange(&a, &b);
             }
             let before = COUNT.load(SeqCst);
-            for _ in 0..200 {
+            for _ in 0..80 {
                 exchange(&a, &b);
             }
-            assert_eq!(COUNT.load(SeqCst) - before, 0, "{io:?} {cipher:?}");
+            // A connection takes memory the first time that a read ends within a packet, and when its
+            // socket is full for the first time, which nobody can foretell.
+            let allowed = if case == Case::Tcp { 8 } else { 0 };
+            let counted = COUNT.load(SeqCst) - before;
+            assert!(counted <= allowed, "{io:?} {cipher:?} {case:?}: {counted}");
             // The counter does count these threads.
             a.worker
                 .send(Command::SendPayload(PeerHandle(9), Vec::new()))
@@ -49,7 +86,7 @@ fn a_warm_worker_allocates_nothing() {
                 .send(Command::SetPeer(PeerHandle(2), Box::new(a.config(&b))))
                 .unwrap();
             let deadline = Instant::now() + Duration::from_secs(10);
-            while COUNT.load(SeqCst) == before {
+            while COUNT.load(SeqCst) == before + counted {
                 assert!(Instant::now() < deadline, "nothing was counted");
                 std::thread::yield_now();
             }

@@ -171,11 +171,13 @@ fn ends(source: [u8; 4], destination: [u8; 4]) -> [u8; 8] {
 /// Sends the load from one queue and waits until all of it is at the others.
 fn pass(from: &File, ends: [u8; 8], to: &[&File]) {
     for (payload, size, times) in LOAD {
-        let sent: usize = (0..times).map(|_| inject(from, ends, payload, size)).sum();
+        let sent: usize = (0..times)
+            .map(|_| inject(from, &[], ends, payload, size))
+            .sum();
         for tun in to {
             let mut arrived = 0;
             while arrived < sent {
-                arrived += payload_read(tun);
+                arrived += payload_read(tun, 0);
             }
         }
     }

@@ -282,6 +282,16 @@ fn super_packets() -> std::io::Result<()> {
         let mut input = header.to_bytes().to_vec();
         input.extend_from_slice(&ip_packet(v6, tcp, 1, &[9; 350]));
         save("split", &name, &input)?;
+        for tag in [false, true] {
+            let link = if tag { 18 } else { 14 };
+            let header = VnetHdr {
+                csum_start: header.csum_start + link,
+                ..header
+            };
+            let mut input = header.to_bytes().to_vec();
+            input.extend_from_slice(&in_frame(tag, &ip_packet(v6, tcp, 1, &[9; 350])));
+            save("frame", &format!("{name}-{link}"), &input)?;
+        }
         let train: Vec<Vec<u8>> = (0..5)
             .map(|i| ip_packet(v6, tcp, 1 + i * 100, &[i as u8; 100]))
             .collect();
@@ -292,8 +302,29 @@ fn super_packets() -> std::io::Result<()> {
             input.extend_from_slice(&join(&train));
             save("coalesce", &format!("{name}{suffix}"), &input)?;
         }
+        let frames: Vec<Vec<u8>> = train.iter().map(|packet| in_frame(v6, packet)).collect();
+        let frames: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
+        for (choice, suffix) in [(11, ""), (15, "-completed")] {
+            let mut input = vec![choice];
+            input.extend_from_slice(&join(&frames));
+            save("coalesce", &format!("{name}-frames{suffix}"), &input)?;
+        }
     }
     Ok(())
+}
+
+/// A packet between two hosts, with a tag or without.
+fn in_frame(tag: bool, packet: &[u8]) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
+    if tag {
+        frame.extend_from_slice(&[0x81, 0, 0x20, 7]);
+    }
+    frame.extend_from_slice(match packet[0] >> 4 {
+        6 => &[0x86, 0xdd],
+        _ => &[8, 0],
+    });
+    frame.extend_from_slice(packet);
+    frame
 }
 
 fn streams() -> std::io::Result<()> {

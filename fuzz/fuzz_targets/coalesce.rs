@@ -1,6 +1,6 @@
 #![no_main]
-//! Joining packets for a TUN device: the same packets are joined as by the slow reference, and
-//! cutting what was joined gives them back.
+//! Joining packets for a TUN device, and frames for a TAP device: the same are joined as by the slow
+//! reference, and cutting what was joined gives them back.
 
 #[allow(dead_code, reason = "each target uses its part")]
 #[path = "../../dataplane/src/offload/reference.rs"]
@@ -8,8 +8,10 @@ mod reference;
 
 use libfuzzer_sys::fuzz_target;
 use ringway_dataplane::cipher::Segment;
+use ringway_dataplane::frame;
 use ringway_dataplane::offload::coalesce::{Coalescer, OPEN_FLOWS, TunCaps};
 use ringway_dataplane::offload::vnet_hdr::VnetHdr;
+use ringway_dataplane::tun::DeviceKind;
 use ringway_fuzz::pieces;
 
 fuzz_target!(|data: &[u8]| {
@@ -20,6 +22,10 @@ fuzz_target!(|data: &[u8]| {
         tso: choice & 1 != 0,
         uso: choice & 2 != 0,
     };
+    let kind = match choice & 8 {
+        0 => DeviceKind::Tun,
+        _ => DeviceKind::Tap,
+    };
     let mut packets: Vec<Vec<u8>> = pieces(rest)
         .into_iter()
         .take(300)
@@ -27,7 +33,10 @@ fuzz_target!(|data: &[u8]| {
         .collect();
     if choice & 4 != 0 {
         // Most changed bytes would spoil a checksum, and with it every join.
-        packets.iter_mut().for_each(|p| reference::complete(p));
+        for packet in &mut packets {
+            let link = frame::link_len(kind, packet);
+            reference::complete(&mut packet[link..]);
+        }
     }
     let mut buffer = Vec::new();
     let mut segments = Vec::new();
@@ -41,6 +50,7 @@ fuzz_target!(|data: &[u8]| {
         buffer.extend_from_slice(packet);
     }
     let mut coalescer = Coalescer::new(packets.len());
+    coalescer.set_kind(kind);
     coalescer.coalesce(&mut buffer, &segments, caps);
     let mut groups = Vec::new();
     for write in coalescer.writes() {
@@ -59,6 +69,7 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(joined, packets[alone]);
         } else {
             check(
+                kind,
                 &reference::Header::read(write.vnet),
                 &joined,
                 &group,
@@ -67,7 +78,11 @@ fuzz_target!(|data: &[u8]| {
         }
         groups.push(group);
     }
-    match reference::coalesce(&packets, caps.tso, caps.uso, OPEN_FLOWS) {
+    let expected = match kind {
+        DeviceKind::Tun => reference::coalesce(&packets, caps.tso, caps.uso, OPEN_FLOWS),
+        DeviceKind::Tap => reference::coalesce_frames(&packets, caps.tso, caps.uso, OPEN_FLOWS),
+    };
+    match expected {
         Some(expected) => assert_eq!(groups, expected),
         None => {
             let mut all = groups.concat();
@@ -79,12 +94,26 @@ fuzz_target!(|data: &[u8]| {
 
 /// A super-packet stands for these packets: checksums of zero may be written either way, and ids
 /// that stay the same mean nothing.
-fn check(header: &reference::Header, joined: &[u8], group: &[usize], packets: &[Vec<u8>]) {
-    let again = reference::split(header, joined).expect("a good super-packet");
+fn check(
+    kind: DeviceKind,
+    header: &reference::Header,
+    joined: &[u8],
+    group: &[usize],
+    packets: &[Vec<u8>],
+) {
+    let again = match kind {
+        DeviceKind::Tun => reference::split(header, joined),
+        DeviceKind::Tap => reference::split_frame(header, joined),
+    };
+    let again = again.expect("a good super-packet");
     assert_eq!(again.len(), group.len());
-    let ids = |i: usize| packets[group[i]][4..6].to_vec();
-    for (again, &index) in again.into_iter().zip(group) {
+    let link = frame::link_len(kind, &packets[group[0]]);
+    let ids = |i: usize| packets[group[i]][link + 4..link + 6].to_vec();
+    for (mut again, &index) in again.into_iter().zip(group) {
         let mut packet = packets[index].clone();
+        assert_eq!(again[..link], packet[..link]);
+        again.drain(..link);
+        packet.drain(..link);
         assert!(reference::is_sound(&packet), "joined though damaged");
         reference::complete(&mut packet);
         if ids(0) == ids(1) {

@@ -3,6 +3,8 @@
 //! Every task prints `READY` once it can be used and one line of JSON when it ends. Tasks that
 //! would run for ever end when their standard input closes, hence also when the lab dies.
 
+mod frame;
+
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
@@ -69,6 +71,25 @@ pub enum Task {
         /// Interface to send on.
         interface: String,
     },
+    /// Make a TAP device, write a frame to it five times, when standard input says so.
+    FrameSend {
+        /// Name of the device.
+        device: String,
+        /// The frame, in hexadecimal digits.
+        frame: String,
+    },
+    /// Make a TAP device and wait for a frame on it.
+    FrameReceive {
+        /// Name of the device.
+        device: String,
+        /// The frame, in hexadecimal digits.
+        frame: String,
+        /// For how long.
+        seconds: f64,
+    },
+    /// Be a proxy (see the proxy module) until standard input closes; a line on it cuts every
+    /// connection.
+    Proxy(crate::proxy::Options),
     /// Pass datagrams on, badly (see the relay module), until standard input closes.
     Relay(crate::relay::Faults),
 }
@@ -143,6 +164,16 @@ pub fn main(task: &Task) -> Result<()> {
             from,
             ref interface,
         } => multicast_send(group, from, interface),
+        Task::FrameSend {
+            ref device,
+            ref frame,
+        } => frame::send(device, frame),
+        Task::FrameReceive {
+            ref device,
+            ref frame,
+            seconds,
+        } => frame::receive(device, frame, Duration::from_secs_f64(seconds)),
+        Task::Proxy(ref options) => crate::proxy::run(options),
         Task::Relay(ref faults) => crate::relay::run(faults),
     }
 }

@@ -70,9 +70,9 @@ impl Cipher {
 /// Address family of the outside path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outside {
-    /// UDP over IPv4.
+    /// IPv4.
     V4,
-    /// UDP over IPv6.
+    /// IPv6.
     V6,
 }
 
@@ -91,6 +91,10 @@ pub struct LinkSpec {
     pub cipher: Cipher,
     /// Outside family.
     pub outside: Outside,
+    /// TCP outside: the client end is the `tcp-client`.
+    pub tcp: bool,
+    /// Ethernet frames on `tap0` instead of IP packets on `tun0`.
+    pub tap: bool,
     /// Kind of certificate keys.
     pub keys: KeyKind,
     /// Lines added to both ends' files.
@@ -112,6 +116,8 @@ impl LinkSpec {
             wrap: Wrap::TlsCrypt,
             cipher: Cipher::Aes256Gcm,
             outside: Outside::V4,
+            tcp: false,
+            tap: false,
             keys: KeyKind::EcdsaP256,
             both: Vec::new(),
             client_lines: Vec::new(),
@@ -152,6 +158,15 @@ impl LinkSpec {
         self
     }
 
+    /// The inside interface.
+    #[must_use]
+    pub fn device(&self) -> &'static str {
+        match self.tap {
+            true => "tap0",
+            false => "tun0",
+        }
+    }
+
     /// One line naming every choice.
     #[must_use]
     pub fn title(&self) -> String {
@@ -160,11 +175,13 @@ impl LinkSpec {
             Mode::Pull => ("client", "server"),
         };
         format!(
-            "{} {client} - {} {server}, {:?}, {}, {:?}",
+            "{} {client} - {} {server}, {}, {:?}, {}, {}{:?}",
             self.client.name(),
             self.server.name(),
+            self.device(),
             self.wrap,
             self.cipher.name(),
+            if self.tcp { "TCP " } else { "" },
             self.outside
         )
     }
@@ -213,7 +230,7 @@ impl LinkSpec {
         match self.mode {
             Mode::PointToPoint => {
                 lines.push("tls-server".to_owned());
-                lines.push("ifconfig 10.9.0.1 10.9.0.2".to_owned());
+                lines.push(format!("ifconfig 10.9.0.1 {}", self.far_end("10.9.0.2")));
                 lines.push("ifconfig-ipv6 fd00:9::1/64 fd00:9::2".to_owned());
             }
             Mode::Pull => {
@@ -241,7 +258,7 @@ impl LinkSpec {
         match self.mode {
             Mode::PointToPoint => {
                 lines.push("tls-client".to_owned());
-                lines.push("ifconfig 10.9.0.2 10.9.0.1".to_owned());
+                lines.push(format!("ifconfig 10.9.0.2 {}", self.far_end("10.9.0.1")));
                 lines.push("ifconfig-ipv6 fd00:9::2/64 fd00:9::1".to_owned());
             }
             Mode::Pull => lines.push("client".to_owned()),
@@ -250,14 +267,26 @@ impl LinkSpec {
         lines
     }
 
+    /// The second value of `ifconfig`.
+    fn far_end<'a>(&self, address: &'a str) -> &'a str {
+        match self.tap {
+            true => "255.255.255.0",
+            false => address,
+        }
+    }
+
     fn common(&self, pki: &Pki, end: &str) -> Vec<String> {
         let file = |name: &str| pki.file(name).display().to_string();
         let proto = match self.outside {
-            Outside::V4 => "udp4",
-            Outside::V6 => "udp6",
+            Outside::V4 => "4",
+            Outside::V6 => "6",
+        };
+        let proto = match self.tcp {
+            false => format!("udp{proto}"),
+            true => format!("tcp{proto}-{end}"),
         };
         let mut lines = vec![
-            "dev tun0".to_owned(),
+            format!("dev {}", self.device()),
             format!("proto {proto}"),
             format!("ca {}", file("ca.crt")),
             format!("cert {}", file(&format!("{end}.crt"))),

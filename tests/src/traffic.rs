@@ -62,6 +62,17 @@ pub fn ping(from: &Namespace, to: IpAddr, size: usize, count: u32) -> Result<()>
     Ok(())
 }
 
+/// Pings an IPv4 broadcast address; some host has to answer, which Linux does only where
+/// `net.ipv4.icmp_echo_ignore_broadcasts` is 0.
+///
+/// # Errors
+/// When none does.
+pub fn ping_broadcast(from: &Namespace, to: IpAddr) -> Result<()> {
+    let to = to.to_string();
+    let args = ["-n", "-q", "-b", "-c", "3", "-i", "0.2", "-W", "2", &to];
+    from.run("ping", &args).map(drop)
+}
+
 /// Pings until one answer arrives; returns how long that took.
 ///
 /// # Errors
@@ -207,19 +218,20 @@ pub fn udp(
     UdpStream::start(from, to, target, rate, size, seconds)?.finish()
 }
 
-/// Sends to a multicast group on `tun0` and sees it arrive on the other end's `tun0`.
+/// Sends to a multicast group on an interface and sees it arrive on the other end's interface of the
+/// same name.
 ///
 /// # Errors
 /// When it does not arrive.
-pub fn multicast(from: &Namespace, own: IpAddr, to: &Namespace) -> Result<()> {
+pub fn multicast(from: &Namespace, own: IpAddr, to: &Namespace, interface: &str) -> Result<()> {
     let group = match own {
         IpAddr::V4(_) => "239.9.9.9:5400",
         // Site-local scope, so that the sender's configured address is used.
         IpAddr::V6(_) => "[ff05::9:9]:5400",
     };
-    let receiver = Helper::start(to, &["multicast-receive", group, "tun0", "5"])?;
+    let receiver = Helper::start(to, &["multicast-receive", group, interface, "5"])?;
     let own = own.to_string();
-    let sender = Helper::start(from, &["multicast-send", group, &own, "tun0"])?;
+    let sender = Helper::start(from, &["multicast-send", group, &own, interface])?;
     let _: u64 = sender
         .finish(Duration::from_secs(10))
         .context("multicast sender")?;
@@ -252,8 +264,8 @@ pub fn everything(link: &Link, bytes: u64) -> Result<()> {
             Duration::from_secs(60),
         )?;
         udp_both_ways(link, family)?;
-        multicast(client, own[family], server)?;
-        multicast(server, far[family], client)?;
+        multicast(client, own[family], server, link.spec.device())?;
+        multicast(server, far[family], client, link.spec.device())?;
     }
     Ok(())
 }

@@ -102,9 +102,15 @@ impl Cores {
 }
 
 /// How many packet threads serve one link best: with a core for each direction two, where they would
-/// share cores with everything else one.
-pub fn workers(cores: Cores) -> usize {
-    if cores.usable >= 4 { 2 } else { 1 }
+/// share cores with everything else one. Many peers (`server`) keep half of the cores busy; the kernel
+/// and handshakes need the other half. Fourteen and the control thread stay below the twenty tasks that
+/// stock systemd units allow, with room for scripts.
+pub fn workers(cores: Cores, server: bool) -> usize {
+    match (cores.usable, server) {
+        (0..4, _) => 1,
+        (_, false) => 2,
+        (usable, true) => (usable / 2).min(14),
+    }
 }
 
 /// Processors that list the same siblings share a core.

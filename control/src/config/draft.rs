@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
+use ringway_dataplane::tun::DeviceKind;
+
 use super::diagnostic::Diagnostic;
 use super::options::{Credentials, Family, Fragment, Options};
 use super::position::{FileOrInline, Position, Source};
@@ -29,10 +31,8 @@ pub(super) struct Draft {
     pub(super) keepalive: Option<(u64, u64)>,
     /// `compat-mode` as major and minor version.
     pub(super) compat_mode: Option<(u32, u32)>,
-    /// `dev-type tun`.
-    pub(super) dev_type_tun: bool,
-    /// `dev-type tap`.
-    pub(super) dev_type_tap: bool,
+    /// `dev-type`.
+    pub(super) dev_type: Option<DeviceKind>,
     /// `proto-force`: true is TCP.
     pub(super) proto_force_tcp: Option<bool>,
     /// Every `local` outside any `<connection>`.

@@ -7,16 +7,16 @@ mod transport;
 pub(super) use server::push_problem;
 
 use ringway_dataplane::key_slot::{Cipher, Digest};
+use ringway_dataplane::tun::DeviceKind;
 
 use super::diagnostic::{ConfigError, Diagnostic};
 use super::draft::{ConnectionDraft, Draft, MssFixDraft};
 use super::options::{
-    Connection, CrlVerify, DEFAULT_PORT, Family, Ifconfig, MssFix, Options, Proto, Script,
-    Topology, Wrap, parse_ip,
+    Connection, CrlVerify, DEFAULT_PORT, Family, Ifconfig, MssFix, Options, Proto, RouteGateway,
+    Script, Wrap, parse_ip,
 };
 use super::parser::Loaded;
 use super::position::Position;
-use super::set::NO_TAP;
 use super::values::cipher_list;
 use crate::proto::TlsRole;
 
@@ -29,7 +29,7 @@ const PULL_PING_RESTART: u64 = 120;
 /// The first contradiction, with the place of one of the options involved.
 pub(super) fn finish(mut draft: Draft) -> Result<Loaded, ConfigError> {
     role(&mut draft)?;
-    device(&draft)?;
+    device(&mut draft)?;
     server::expand(&mut draft)?;
     connections(&mut draft)?;
     liveness(&mut draft)?;
@@ -94,29 +94,38 @@ fn role(draft: &mut Draft) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn device(draft: &Draft) -> Result<(), ConfigError> {
+fn device(draft: &mut Draft) -> Result<(), ConfigError> {
     let dev = &draft.options.dev;
     if dev.is_empty() {
         return Err(Diagnostic::general("dev: a device is needed, e.g. \"dev tun\"").into());
     }
-    if draft.dev_type_tun || (dev.starts_with("tun") && !draft.dev_type_tap) {
-        return Ok(());
-    }
-    if is_tap(draft) && draft.server.is_on() {
-        return Ok(());
-    }
-    Err(match is_tap(draft) {
-        true => conflict(draft, "dev", NO_TAP),
-        false => {
-            let message = format!("add \"dev-type tun\" for a device named {dev}");
-            conflict(draft, "dev", message)
+    draft.options.dev_type = match draft.dev_type {
+        Some(kind) => kind,
+        None if dev.starts_with("tun") => DeviceKind::Tun,
+        None if dev.starts_with("tap") => DeviceKind::Tap,
+        None => {
+            let message =
+                format!("add \"dev-type tun\" or \"dev-type tap\" for a device named {dev}");
+            return Err(conflict(draft, "dev", message));
         }
-    })
+    };
+    if is_tap(draft) {
+        return Ok(());
+    }
+    if draft.options.lladdr.is_some() {
+        let message = "a tun device has no hardware address; delete it or use tap";
+        return Err(conflict(draft, "lladdr", message));
+    }
+    if draft.options.route_gateway == Some(RouteGateway::Dhcp) {
+        let message = "\"dhcp\" needs a tap device; name the gateway's address";
+        return Err(conflict(draft, "route-gateway", message));
+    }
+    Ok(())
 }
 
-/// The device carries Ethernet frames.
+/// The device carries Ethernet frames. Known once [`device`] has been asked.
 fn is_tap(draft: &Draft) -> bool {
-    draft.dev_type_tap || (!draft.dev_type_tun && draft.options.dev.starts_with("tap"))
+    draft.options.dev_type == DeviceKind::Tap
 }
 
 fn connections(draft: &mut Draft) -> Result<(), ConfigError> {
@@ -465,26 +474,21 @@ fn addresses(draft: &Draft) -> Result<(), ConfigError> {
         let bits = u32::from(second);
         let is_mask = second.octets()[0] == 255;
         let holes = bits.leading_ones() + bits.trailing_zeros() < 32;
-        match options.topology {
-            _ if is_tap(draft) && (!is_mask || holes) => {
-                let message = "with a tap device the second value must be a netmask";
-                return Err(conflict(draft, "ifconfig", message));
+        let message = match (options.has_subnet(), options.dev_type) {
+            (true, DeviceKind::Tap) if !is_mask || holes => {
+                "on a tap device the second value must be a netmask"
             }
-            _ if is_tap(draft) => {}
-            Topology::Subnet if !is_mask || holes => {
-                let message = "with topology subnet the second value must be a netmask";
-                return Err(conflict(draft, "ifconfig", message));
+            (true, DeviceKind::Tun) if !is_mask || holes => {
+                "with topology subnet the second value must be a netmask"
             }
-            Topology::Net30 | Topology::P2p if is_mask => {
-                let message = "the second value must be the peer's address; for a netmask add \
-                               \"topology subnet\"";
-                return Err(conflict(draft, "ifconfig", message));
+            (false, _) if is_mask => {
+                "the second value must be the peer's address; for a netmask add \"topology subnet\""
             }
-            Topology::Net30 | Topology::P2p if local == second => {
-                let message = "the two addresses must differ";
-                return Err(conflict(draft, "ifconfig", message));
-            }
-            Topology::Net30 | Topology::P2p | Topology::Subnet => {}
+            (false, _) if local == second => "the two addresses must differ",
+            _ => "",
+        };
+        if !message.is_empty() {
+            return Err(conflict(draft, "ifconfig", message));
         }
     }
     if let Some(six) = &options.ifconfig_ipv6

@@ -9,8 +9,10 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ringway_dataplane::frame::Mac;
 use ringway_dataplane::framing::Framing;
 use ringway_dataplane::key_slot::{Cipher, Digest};
+use ringway_dataplane::tun::DeviceKind;
 
 use super::position::{Position, Secret, Source};
 use super::proxy::Proxy;
@@ -190,15 +192,19 @@ pub struct Options {
     pub session_timeout: u64,
 
     // Interface
-    /// Device name: `tun`, `tunX` or any name with `dev-type tun`; empty when there is no `dev`.
+    /// Device name: `tun`, `tapX` or any name with `dev-type`; empty when there is no `dev`.
     pub dev: String,
+    /// IP packets or Ethernet frames: `dev-type`, or how the name begins.
+    pub dev_type: DeviceKind,
+    /// Hardware address of a tap device; `None` leaves the kernel's choice.
+    pub lladdr: Option<Mac>,
     /// Device node, e.g. `/dev/net/tun`.
     pub dev_node: Option<PathBuf>,
     /// Keep the device open over a soft restart.
     pub persist_tun: bool,
     /// Length of the device's send queue; `None` leaves it.
     pub txqueuelen: Option<u32>,
-    /// What `ifconfig` means.
+    /// What `ifconfig` means on a tun device; see [`Options::has_subnet`].
     pub topology: Topology,
     /// IPv4 addresses of the tunnel.
     pub ifconfig: Option<Ifconfig>,
@@ -314,6 +320,13 @@ pub struct Options {
     pub ringway_busy_poll: Duration,
 }
 
+impl Options {
+    /// The second value of `ifconfig` is a netmask: on a tap device, and with `topology subnet`.
+    pub fn has_subnet(&self) -> bool {
+        self.dev_type == DeviceKind::Tap || self.topology == Topology::Subnet
+    }
+}
+
 impl Default for Options {
     /// The values of a run without any option; not yet usable (there is no `dev`).
     fn default() -> Self {
@@ -397,6 +410,8 @@ impl Default for Options {
             dev_node: None,
             persist_tun: false,
             txqueuelen: None,
+            dev_type: DeviceKind::Tun,
+            lladdr: None,
             topology: Topology::Net30,
             ifconfig: None,
             ifconfig_ipv6: None,

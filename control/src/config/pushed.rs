@@ -4,9 +4,15 @@
 //! as pullable are taken, and `pull-filter` and `route-nopull` come first. Values are checked like
 //! those in a file; a bad one is skipped with a warning.
 
+mod update;
+
+pub use update::update;
+
 use aws_lc_rs::digest;
+use ringway_dataplane::frame::Mac;
 use ringway_dataplane::framing::Framing;
 use ringway_dataplane::key_slot::Cipher;
+use ringway_dataplane::tun::DeviceKind;
 
 use super::directives::{self, Class, PULL};
 use super::dns::Dns;
@@ -17,8 +23,8 @@ use super::options::{
 };
 use super::position::Secret;
 use super::values::{
-    arg, framing, ifconfig, ifconfig_ipv6, inactive, ipv6, metric, number_u8, number_u16,
-    number_u32, redirect_gateway, route, route_gateway, route_ipv6, seconds, topology,
+    arg, framing, hardware_address, ifconfig, ifconfig_ipv6, inactive, ipv6, metric, number_u8,
+    number_u16, number_u32, redirect_gateway, route, route_gateway, route_ipv6, seconds, topology,
     variable_name,
 };
 
@@ -60,6 +66,8 @@ pub struct PulledOptions {
     route_nopull: bool,
     /// `allow-pull-fqdn` of the own configuration.
     allow_pull_fqdn: bool,
+    /// The device is a tap device.
+    tap: bool,
     /// Lines that concern the device, for [`PulledOptions::tun_digest`].
     tun_lines: Vec<String>,
     /// Line with the cipher, which concerns the device unless the MTU is pushed.
@@ -71,7 +79,9 @@ pub struct PulledOptions {
     pub ifconfig: Option<Ifconfig>,
     /// IPv6 addresses.
     pub ifconfig_ipv6: Option<IfconfigIpv6>,
-    /// What `ifconfig` means.
+    /// Hardware address of a tap device.
+    pub lladdr: Option<Mac>,
+    /// What `ifconfig` means on a tun device.
     pub topology: Option<Topology>,
     /// IPv4 routes, besides those of the configuration.
     pub route: Vec<Route>,
@@ -149,6 +159,7 @@ impl PulledOptions {
         PulledOptions {
             route_nopull: options.route_nopull,
             allow_pull_fqdn: options.allow_pull_fqdn,
+            tap: options.dev_type == DeviceKind::Tap,
             ..PulledOptions::default()
         }
     }
@@ -188,6 +199,7 @@ impl PulledOptions {
         }
         set_option(&mut options.ifconfig, &self.ifconfig);
         set_option(&mut options.ifconfig_ipv6, &self.ifconfig_ipv6);
+        set_option(&mut options.lladdr, &self.lladdr);
         set(&mut options.topology, &self.topology);
         options.route.extend(self.route.iter().cloned());
         options.route_ipv6.extend(self.route_ipv6.iter().copied());
@@ -343,6 +355,8 @@ fn set(name: &str, args: &[String], state: &mut PulledOptions) -> Result<(), Str
     match name {
         "ifconfig" => state.ifconfig = Some(ifconfig(args)?),
         "ifconfig-ipv6" => state.ifconfig_ipv6 = Some(ifconfig_ipv6(args)?),
+        "lladdr" if state.tap => state.lladdr = Some(hardware_address(arg(args, 0))?),
+        "lladdr" => return Err("a tun device has no hardware address".to_owned()),
         "topology" => state.topology = Some(topology(arg(args, 0))?),
         "route" => {
             let route = route(args)?;
@@ -359,6 +373,9 @@ fn set(name: &str, args: &[String], state: &mut PulledOptions) -> Result<(), Str
             let gateway = route_gateway(arg(args, 0))?;
             if !state.allow_pull_fqdn && matches!(gateway, RouteGateway::Name(_)) {
                 return Err("host names need allow-pull-fqdn".to_owned());
+            }
+            if !state.tap && gateway == RouteGateway::Dhcp {
+                return Err("\"dhcp\" needs a tap device".to_owned());
             }
             state.route_gateway = Some(gateway);
         }
@@ -496,6 +513,25 @@ mod tests {
             .map(|line| apply(line, &[], &mut state))
             .collect();
         (state, outcomes)
+    }
+
+    #[test]
+    fn what_only_a_tap_device_has() {
+        for (dev_type, taken) in [(DeviceKind::Tap, true), (DeviceKind::Tun, false)] {
+            let mut options = Options {
+                dev_type,
+                ..Options::default()
+            };
+            let mut state = PulledOptions::new(&options);
+            for line in ["route-gateway dhcp", "lladdr 02:00:5e:10:00:01"] {
+                let outcome = apply(line, &[], &mut state);
+                assert_eq!(outcome == PushOutcome::Accepted, taken, "{line}");
+            }
+            state.apply_to(&mut options, &mut Connection::default());
+            let gateway = taken.then_some(RouteGateway::Dhcp);
+            let address = taken.then_some(Mac([2, 0, 0x5e, 0x10, 0, 1]));
+            assert_eq!((options.route_gateway, options.lladdr), (gateway, address));
+        }
     }
 
     #[test]

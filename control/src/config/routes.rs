@@ -81,6 +81,9 @@ pub enum RouteGateway {
     Addr(Ipv4Addr),
     /// A host name, to resolve when routes are added.
     Name(String),
+    /// `dhcp`: whatever a DHCP client on the tap device learns. Routes that depend on it are that
+    /// client's to add.
+    Dhcp,
 }
 
 /// One `pull-filter`.

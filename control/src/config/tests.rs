@@ -1,13 +1,15 @@
 //! Whole configurations: what typical files mean, and what is said about bad ones.
 
 use proptest::prelude::*;
+use ringway_dataplane::frame::Mac;
 use ringway_dataplane::framing::Framing;
 use ringway_dataplane::key_slot::{Cipher, Digest};
+use ringway_dataplane::tun::DeviceKind;
 
 use super::directives::{CLIENT_ONLY, CONNECTION, Class, DIRECTIVES, INLINE, PULL_ONLY};
 use super::draft::{Draft, Given};
 use super::options::{
-    Connection, Credentials, Family, Fragment, IoEngine, MssFix, RouteAddr, Topology,
+    Connection, Credentials, Family, Fragment, IoEngine, MssFix, RouteAddr, RouteGateway, Topology,
     VerifyX509Kind, Wrap,
 };
 use super::*;
@@ -35,6 +37,25 @@ fn warnings(loaded: &Loaded) -> Vec<String> {
 const CLIENT: &str = "client\ndev tun\nremote vpn.example.org\nca ca\ncert c\nkey k\n\
                       remote-cert-tls server\n";
 const PEER: &str = "dev tun\ntls-server\nca ca\ncert c\nkey k\n";
+
+#[test]
+fn tap() {
+    let loaded = parse(
+        "dev lan0\ndev-type tap\nremote 192.0.2.2\ntls-client\nca ca\ncert c\nkey k\n\
+         remote-cert-tls server\nifconfig 10.9.0.1 255.255.255.0\nlladdr 02:00:5e:10:00:01\n\
+         route-gateway dhcp\n",
+    );
+    assert!(loaded.warnings.is_empty(), "{:?}", warnings(&loaded));
+    let options = &loaded.options;
+    assert_eq!(options.dev_type, DeviceKind::Tap);
+    assert!(options.has_subnet());
+    assert_eq!(options.lladdr, Some(Mac([2, 0, 0x5e, 0x10, 0, 1])));
+    assert_eq!(options.route_gateway, Some(RouteGateway::Dhcp));
+    let by_name = parse(&CLIENT.replace("dev tun", "dev tap3"));
+    assert_eq!(by_name.options.dev_type, DeviceKind::Tap);
+    let other = parse(&CLIENT.replace("dev tun", "dev tap3\ndev-type tun"));
+    assert_eq!(other.options.dev_type, DeviceKind::Tun);
+}
 
 #[test]
 fn point_to_point() {
@@ -354,12 +375,28 @@ fn faults_name_place_option_and_remedy() {
             "t.conf:8: nobind: cannot be used together with lport; delete one",
         ),
         (
-            "dev tap0",
-            "t.conf:8: dev: tap devices are not supported yet; use tun on both ends",
+            "dev vpn0",
+            "t.conf:8: dev: add \"dev-type tun\" or \"dev-type tap\" for a device named vpn0",
         ),
         (
-            "dev vpn0",
-            "t.conf:8: dev: add \"dev-type tun\" for a device named vpn0",
+            "dev-type lan",
+            "t.conf:8: dev-type: \"lan\" is not one of: tun, tap",
+        ),
+        (
+            "lladdr 02:00:00:00:00:01",
+            "t.conf:8: lladdr: a tun device has no hardware address; delete it or use tap",
+        ),
+        (
+            "lladdr 02:00:00:00:00",
+            "t.conf:8: lladdr: \"02:00:00:00:00\" is not a hardware address like 02:00:5e:10:00:01",
+        ),
+        (
+            "route-gateway dhcp",
+            "t.conf:8: route-gateway: \"dhcp\" needs a tap device; name the gateway's address",
+        ),
+        (
+            "dev tap\nifconfig 10.0.0.1 10.0.0.2",
+            "t.conf:9: ifconfig: on a tap device the second value must be a netmask",
         ),
         (
             "tls-auth a\ntls-crypt b",

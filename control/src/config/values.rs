@@ -5,8 +5,10 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
+use ringway_dataplane::frame::Mac;
 use ringway_dataplane::framing::Framing;
 use ringway_dataplane::key_slot::Cipher;
+use ringway_dataplane::tun::DeviceKind;
 
 use super::lexer;
 use super::options::{
@@ -175,11 +177,27 @@ pub(super) fn route_ipv6(args: &[String]) -> Value<RouteIpv6> {
 /// `route-gateway`.
 pub(super) fn route_gateway(text: &str) -> Value<RouteGateway> {
     if text == "dhcp" {
-        return Err("\"dhcp\" needs a tap device, which is not supported yet".to_owned());
+        return Ok(RouteGateway::Dhcp);
     }
     match text.parse() {
         Ok(address) => Ok(RouteGateway::Addr(address)),
         Err(_) => Ok(RouteGateway::Name(host_name(text)?)),
+    }
+}
+
+/// `dev-type`.
+pub(super) fn device_kind(text: &str) -> Value<DeviceKind> {
+    choice(text, &[("tun", DeviceKind::Tun), ("tap", DeviceKind::Tap)])
+}
+
+/// `lladdr`: the address of one host.
+pub(super) fn hardware_address(text: &str) -> Value<Mac> {
+    let address: Mac = text
+        .parse()
+        .map_err(|error| format!("\"{text}\" is {error}"))?;
+    match address.is_group() || address == Mac::default() {
+        true => Err(format!("\"{text}\" is not the address of one host")),
+        false => Ok(address),
     }
 }
 
@@ -411,6 +429,15 @@ mod tests {
         let all = route_ipv6(&list("2001:db8::/0")).unwrap();
         assert_eq!((all.network, all.prefix), (Ipv6Addr::UNSPECIFIED, 0));
         assert!(route_ipv6(&list("2001:db8::/129")).is_err());
+    }
+
+    #[test]
+    fn hardware_addresses_are_of_one_host() {
+        let good = hardware_address("02:00:5E:10:00:01");
+        assert_eq!(good, Ok(Mac([2, 0, 0x5e, 0x10, 0, 1])));
+        for bad in ["01:00:5e:00:00:01", "00:00:00:00:00:00", "02:00:5e:10:00"] {
+            assert!(hardware_address(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

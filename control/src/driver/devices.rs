@@ -1,7 +1,7 @@
 //! `--mktun` and `--rmtun`: persistent devices, made and removed without a tunnel.
 
 use nix::unistd::{Group, User};
-use ringway_dataplane::tun::{self, DeviceKind, TunConfig};
+use ringway_dataplane::tun::{self, TunConfig};
 
 use crate::cli::TunRequest;
 
@@ -23,7 +23,7 @@ pub(super) fn remove(request: &TunRequest) -> Result<(), String> {
 
 fn config(request: &TunRequest) -> TunConfig {
     let mut config = TunConfig::new(request.dev.clone());
-    config.kind = DeviceKind::Tun;
+    config.kind = request.kind;
     config.node.clone_from(&request.dev_node);
     config
 }

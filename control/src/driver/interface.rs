@@ -1,10 +1,10 @@
-//! The TUN device of a link: opened, given its addresses, its routes, and taken down again, with the
+//! The TUN or TAP device of a link: opened, given its addresses, its routes, and taken down again, with the
 //! scripts that belong to each step (protocol §9, §14).
 //!
 //! `options` and `connection` are always the effective ones: what was configured with what was
 //! pushed written over it.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
 use ringway_dataplane::command::Forwarding;
 use ringway_dataplane::tun::{DeviceKind, TunConfig, TunDevice, TunQueue};
@@ -12,9 +12,9 @@ use ringway_dataplane::tun::{DeviceKind, TunConfig, TunDevice, TunQueue};
 use ringway_dataplane::worker::Workers;
 use ringway_tuning::Limits;
 
-use super::setup;
+use super::{server, setup};
 use crate::config::options::{
-    Connection, Options, Route, RouteAddr, RouteGateway, RouteIpv6, Script, Topology,
+    Connection, Options, Route, RouteAddr, RouteGateway, RouteIpv6, Script,
 };
 use crate::host::env::{IfconfigEnd, ScriptEnv};
 use crate::host::link::{network_of, prefix_of};
@@ -32,7 +32,10 @@ pub(super) struct Interface {
     routes: RouteManager,
     addresses: Vec<Address>,
     mtu: u32,
+    /// `route-up` has run.
     routes_added: bool,
+    /// The routes are there already, though `route-up` is due again.
+    routes_kept: bool,
     /// Second handles on the queues, where `user` or `chroot` will keep the device from being opened
     /// again.
     reserve: Vec<TunQueue>,
@@ -51,7 +54,7 @@ fn open_device(mut config: TunConfig) -> Result<TunDevice, String> {
     opened.map_err(|e| e.to_string())
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Address {
     address: IpAddr,
     prefix: u8,
@@ -72,9 +75,12 @@ impl Interface {
             Some(device) => device,
             None => {
                 let mut config = TunConfig::new(options.dev.clone());
-                config.kind = DeviceKind::Tun;
+                config.kind = options.dev_type;
                 config.node.clone_from(&options.dev_node);
-                config.queues = Workers::queues(Forwarding::PointToPoint, setup::workers(options));
+                config.queues = match &options.server {
+                    Some(settings) => server::device_queues(options, settings),
+                    None => Workers::queues(Forwarding::PointToPoint, setup::workers(options)),
+                };
                 open_device(config)?
             }
         };
@@ -92,6 +98,11 @@ impl Interface {
         let queue_length = options
             .txqueuelen
             .unwrap_or_else(|| ringway_tuning::txqueuelen(Limits::read_towards(remote)));
+        if let Some(address) = options.lladdr {
+            netlink
+                .set_hardware_address(device.ifindex, address)
+                .map_err(|e| format!("{}: cannot set lladdr {address}: {e}", device.name))?;
+        }
         netlink
             .set_up(
                 device.ifindex,
@@ -109,6 +120,7 @@ impl Interface {
             addresses: Vec::new(),
             mtu,
             routes_added: false,
+            routes_kept: false,
             reserve,
         };
         let ready = interface.add_addresses(options, addresses).and_then(|()| {
@@ -159,7 +171,10 @@ impl Interface {
             return 0;
         }
         self.routes_added = true;
-        let errors = self.install_routes(options, remote, env);
+        let errors = match std::mem::take(&mut self.routes_kept) {
+            true => Vec::new(),
+            false => self.install_routes(options, remote, env),
+        };
         for error in &errors {
             log::warn!(in Route, "{error}");
         }
@@ -199,6 +214,72 @@ impl Interface {
             ifindex: self.ifindex,
             queues: std::mem::take(&mut self.reserve),
         })
+    }
+
+    /// The first half of a change while the tunnel is up, from the options of before to new ones:
+    /// scripts hear of the end of what was, and routes that change go. [`Self::finish_update`]
+    /// comes next.
+    pub(super) fn begin_update(&mut self, before: &Options, new: &Options, env: &mut ScriptEnv) {
+        if self.routes_added {
+            let hook = before.route_pre_down.as_ref();
+            self.warn_run(before, hook, Hook::RoutePreDown, false, env);
+        }
+        self.routes_kept = self.routes_added && !routes_differ(before, new);
+        self.routes_added = false;
+        if !self.routes_kept {
+            for problem in self.routes.undo_all() {
+                log::warn!(in Route, "{problem}");
+            }
+        }
+        self.warn_run(before, before.down.as_ref(), Hook::Down, false, env);
+    }
+
+    /// The second half: MTU and addresses of an open device become the new ones, and `up` runs.
+    /// Addresses that stay are not touched. Routes are added as those of a new device.
+    ///
+    /// # Errors
+    /// One line for a person; the device is then of no use.
+    pub(super) fn finish_update(
+        &mut self,
+        options: &Options,
+        connection: &Connection,
+        remote: Option<IpAddr>,
+        env: &mut ScriptEnv,
+    ) -> Result<(), String> {
+        self.set_mtu(u32::from(connection.tun_mtu))?;
+        let mut wanted = addresses(options)?;
+        if options.ifconfig_noexec {
+            wanted.clear();
+        }
+        let (kept, gone) = std::mem::take(&mut self.addresses)
+            .into_iter()
+            .partition::<Vec<_>, _>(|address| wanted.contains(address));
+        self.addresses = gone;
+        self.del_addresses();
+        wanted.retain(|address| !kept.contains(address));
+        self.addresses = kept;
+        self.add_addresses(options, wanted)?;
+        env.clear_ifconfig();
+        self.environment(options, env);
+        if !self.routes_kept {
+            self.route_environment(options, remote, env);
+        }
+        self.run(options, options.up.as_ref(), Hook::Up, false, env)
+    }
+
+    fn set_mtu(&mut self, mtu: u32) -> Result<(), String> {
+        if self.mtu == mtu {
+            return Ok(());
+        }
+        let ifindex = self.ifindex;
+        let netlink = self.routes.netlink();
+        netlink
+            .set_mtu(ifindex, mtu)
+            .and_then(|()| netlink.set_gso_limits(ifindex, setup::gso_max_size(mtu), None))
+            .map_err(|error| format!("{}: cannot set the MTU to {mtu}: {error}", self.name))?;
+        log::notice!(in Tun, "MTU of {} is {mtu} now", self.name);
+        self.mtu = mtu;
+        Ok(())
     }
 
     // ---- addresses -----------------------------------------------------------------------------
@@ -336,8 +417,16 @@ impl Interface {
             }
         }
         for (index, route) in options.route_ipv6.iter().enumerate() {
-            let request = self.route_v6_request(route, options);
-            let via = route.gateway;
+            let via = gateway_v6(route, options);
+            if via.is_none() && options.dev_type == DeviceKind::Tap {
+                errors.push(format!(
+                    "route-ipv6 {}/{}: needs a gateway on a tap device; set route-ipv6-gateway or \
+                     name one in the route",
+                    route.network, route.prefix
+                ));
+                continue;
+            }
+            let request = self.route_v6_request(route, via, options);
             env.set_route_ipv6(index + 1, route.network, route.prefix, via, request.metric);
             requests.push(request);
         }
@@ -357,6 +446,12 @@ impl Interface {
         let (gateway, ifindex) = match &route.gateway {
             None | Some(RouteAddr::VpnGateway) => match vpn_gateway {
                 Some(address) => (Gateway::Via(address.into()), self.ifindex),
+                None if options.dev_type == DeviceKind::Tap => {
+                    return Err(format!(
+                        "route {network}/{prefix}: needs a gateway on a tap device; set \
+                         route-gateway or name one in the route"
+                    ));
+                }
                 None => (Gateway::Device, self.ifindex),
             },
             Some(RouteAddr::NetGateway) => (Gateway::NetGateway, 0),
@@ -399,11 +494,16 @@ impl Interface {
         }
     }
 
-    fn route_v6_request(&self, route: &RouteIpv6, options: &Options) -> RouteRequest {
+    fn route_v6_request(
+        &self,
+        route: &RouteIpv6,
+        via: Option<Ipv6Addr>,
+        options: &Options,
+    ) -> RouteRequest {
         RouteRequest {
             dest: route.network.into(),
             prefix: route.prefix,
-            gateway: match route.gateway {
+            gateway: match via {
                 Some(address) => Gateway::Via(address.into()),
                 None => Gateway::Device,
             },
@@ -416,11 +516,15 @@ impl Interface {
     // ---- scripts -------------------------------------------------------------------------------
 
     fn environment(&self, options: &Options, env: &mut ScriptEnv) {
-        env.set_device(&self.name, "tun", self.mtu);
+        let kind = match options.dev_type {
+            DeviceKind::Tun => "tun",
+            DeviceKind::Tap => "tap",
+        };
+        env.set_device(&self.name, kind, self.mtu);
         if let Some(i) = options.ifconfig {
-            let end = match options.topology {
-                Topology::Subnet => IfconfigEnd::Netmask(i.remote_netmask),
-                Topology::P2p | Topology::Net30 => IfconfigEnd::Remote(i.remote_netmask),
+            let end = match options.has_subnet() {
+                true => IfconfigEnd::Netmask(i.remote_netmask),
+                false => IfconfigEnd::Remote(i.remote_netmask),
             };
             env.set_ifconfig(i.local, end);
         }
@@ -474,18 +578,19 @@ impl Interface {
 fn addresses(options: &Options) -> Result<Vec<Address>, String> {
     let mut all = Vec::new();
     if let Some(i) = options.ifconfig {
-        all.push(match options.topology {
-            Topology::Subnet => Address {
+        all.push(match options.has_subnet() {
+            true => Address {
                 address: i.local.into(),
                 prefix: prefix_of(i.remote_netmask).ok_or_else(|| {
-                    format!(
-                        "ifconfig: {} is not a netmask (topology subnet)",
-                        i.remote_netmask
-                    )
+                    let why = match options.dev_type {
+                        DeviceKind::Tun => "topology subnet",
+                        DeviceKind::Tap => "dev tap",
+                    };
+                    format!("ifconfig: {} is not a netmask ({why})", i.remote_netmask)
                 })?,
                 peer: None,
             },
-            Topology::P2p | Topology::Net30 => Address {
+            false => Address {
                 address: i.local.into(),
                 prefix: 32,
                 peer: Some(i.remote_netmask.into()),
@@ -502,15 +607,42 @@ fn addresses(options: &Options) -> Result<Vec<Address>, String> {
     Ok(all)
 }
 
+/// Whether other options lead to other routes, their gateways included.
+fn routes_differ(before: &Options, new: &Options) -> bool {
+    before.route != new.route
+        || before.route_ipv6 != new.route_ipv6
+        || before.route_gateway != new.route_gateway
+        || before.route_ipv6_gateway != new.route_ipv6_gateway
+        || before.route_metric != new.route_metric
+        || before.redirect_gateway != new.redirect_gateway
+        || before.topology != new.topology
+        || before.ifconfig != new.ifconfig
+        || before.ifconfig_ipv6 != new.ifconfig_ipv6
+}
+
 /// `route-gateway`, or the far address of a point-to-point `ifconfig`.
 fn vpn_gateway(options: &Options) -> Option<Ipv4Addr> {
     match &options.route_gateway {
         Some(RouteGateway::Addr(address)) => Some(*address),
         Some(RouteGateway::Name(name)) => resolve_v4(name).ok(),
-        None => match (options.topology, options.ifconfig) {
-            (Topology::P2p | Topology::Net30, Some(i)) => Some(i.remote_netmask),
-            _ => None,
-        },
+        Some(RouteGateway::Dhcp) => None,
+        None => options
+            .ifconfig
+            .filter(|_| !options.has_subnet())
+            .map(|i| i.remote_netmask),
+    }
+}
+
+/// The gateway of an IPv6 route. A tun device needs none; on a tap device somebody must be asked for.
+fn gateway_v6(route: &RouteIpv6, options: &Options) -> Option<Ipv6Addr> {
+    let default = || {
+        options
+            .route_ipv6_gateway
+            .or(options.ifconfig_ipv6.map(|i| i.remote))
+    };
+    match options.dev_type {
+        DeviceKind::Tun => route.gateway,
+        DeviceKind::Tap => route.gateway.or_else(default),
     }
 }
 

@@ -88,28 +88,33 @@ pub(super) fn log_statistics(totals: &Totals, control: &Counters) {
             "data packets written,{}",
             peer.wire_tx_packets.load(Relaxed)
         );
-        type Counter = fn(&WorkerStats) -> &AtomicU64;
-        let counters: [(&str, Counter); 8] = [
-            ("udp receive calls", |worker| &worker.udp_rx_calls),
-            ("udp send calls", |worker| &worker.udp_tx_calls),
-            ("tcp read calls", |worker| &worker.stream_rx_calls),
-            ("tcp write calls", |worker| &worker.stream_tx_calls),
-            ("tun read calls", |worker| &worker.tun_rx_calls),
-            ("tun write calls", |worker| &worker.tun_tx_calls),
-            ("batches", |worker| &worker.batches),
-            ("fallbacks", |worker| &worker.fallbacks),
-        ];
-        for (name, counter) in counters {
-            log::notice!("{name},{}", workers.sum(counter));
-        }
-        for reason in DropReason::ALL {
-            log::notice!("drop {},{}", reason.name(), workers.drops(reason));
-        }
+        log_workers(workers);
     }
     for (name, value) in control.rows() {
         log::notice!("{name},{value}");
     }
     log::notice!("END");
+}
+
+/// Every counter of the workers, for SIGUSR2.
+pub(super) fn log_workers(workers: &GroupStats) {
+    type Counter = fn(&WorkerStats) -> &AtomicU64;
+    let counters: [(&str, Counter); 8] = [
+        ("udp receive calls", |worker| &worker.udp_rx_calls),
+        ("udp send calls", |worker| &worker.udp_tx_calls),
+        ("tcp read calls", |worker| &worker.stream_rx_calls),
+        ("tcp write calls", |worker| &worker.stream_tx_calls),
+        ("tun read calls", |worker| &worker.tun_rx_calls),
+        ("tun write calls", |worker| &worker.tun_tx_calls),
+        ("batches", |worker| &worker.batches),
+        ("fallbacks", |worker| &worker.fallbacks),
+    ];
+    for (name, counter) in counters {
+        log::notice!("{name},{}", workers.sum(counter));
+    }
+    for reason in DropReason::ALL {
+        log::notice!("drop {},{}", reason.name(), workers.drops(reason));
+    }
 }
 
 /// The status file of a client or a point-to-point peer.

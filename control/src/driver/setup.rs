@@ -9,6 +9,7 @@ use ringway_dataplane::fragment::Fragment;
 use ringway_dataplane::framing::Framing;
 use ringway_dataplane::key_slot::DataFormat;
 use ringway_dataplane::stats::PeerStats;
+use ringway_dataplane::tun::DeviceKind;
 use ringway_dataplane::udp::{Family as UdpFamily, MtuDiscovery, UdpConfig, UdpSocket};
 use ringway_dataplane::worker::{IoChoice, WorkerOptions};
 use ringway_tuning::Limits;
@@ -18,7 +19,7 @@ use super::keepalive::KeepaliveConfig;
 use super::remotes::Target;
 use crate::config::dns::Dns;
 use crate::config::options::{
-    Connection, Family, IoEngine, MssFix, MtuDisc, Options, Proto, Script, Topology, Wrap,
+    Connection, Family, IoEngine, MssFix, MtuDisc, Options, Proto, Script, Wrap,
 };
 use crate::config::position::Source;
 use crate::config::pushed::PulledOptions;
@@ -41,6 +42,9 @@ use crate::proto::wrap::{StaticKey, WrapConfig};
 pub(super) const IV_VER: &str = "2.7.6";
 /// Largest inner packet a super-packet may make of one UDP GSO message.
 const MAX_UDP_PAYLOAD: u32 = 65_507;
+
+/// `tun-mtu-extra` of OpenVPN on a tap device (protocol §10).
+const TAP_MTU_EXTRA: u16 = 32;
 
 /// How the socket is opened.
 pub(super) fn udp_config(options: &Options, target: &Target, local: Option<IpAddr>) -> UdpConfig {
@@ -66,6 +70,12 @@ pub(super) fn udp_config(options: &Options, target: &Target, local: Option<IpAdd
     config.multihome = options.multihome;
     config.mtu_disc = options.mtu_disc.map(mtu_discovery);
     config
+}
+
+/// Longest packet in a TCP stream: what OpenVPN 2.6 and 2.7 take with their default MTU, and room for
+/// a larger `tun-mtu` of one's own (protocol §1).
+pub(super) fn max_stream_packet(connection: &Connection) -> usize {
+    1768.max(usize::from(connection.tun_mtu.max(connection.tun_mtu_max)) + 168)
 }
 
 /// `mtu-disc` in the socket's words.
@@ -100,9 +110,10 @@ pub(super) fn open_udp(
 
 /// How many threads move packets.
 pub(super) fn workers(options: &Options) -> usize {
-    options
-        .ringway_workers
-        .map_or_else(|| ringway_tuning::cpu::workers(Cores::count()), usize::from)
+    options.ringway_workers.map_or_else(
+        || ringway_tuning::cpu::workers(Cores::count(), options.server.is_some()),
+        usize::from,
+    )
 }
 
 /// How packets are moved.
@@ -163,7 +174,7 @@ pub(super) fn options_string(options: &Options, connection: &Connection) -> Stri
         Wrap::TlsCryptV2(_) | Wrap::TlsCryptV2Server { .. } => (false, None),
     };
     OccInput {
-        tap: false,
+        tap: options.dev_type == DeviceKind::Tap,
         tun_mtu: u32::from(connection.occ_mtu.unwrap_or(connection.tun_mtu)),
         proto: match connection.proto {
             Proto::Udp => OccProto::Udp,
@@ -171,15 +182,15 @@ pub(super) fn options_string(options: &Options, connection: &Connection) -> Stri
             Proto::TcpServer => OccProto::TcpServer,
         },
         tun_ipv6: p2p && options.ifconfig_ipv6.is_some(),
-        ifconfig: ifconfig.map(|i| match options.topology {
-            Topology::Subnet => {
+        ifconfig: ifconfig.map(|i| match options.has_subnet() {
+            true => {
                 let network = u32::from(i.local) & u32::from(i.remote_netmask);
                 (
                     Ipv4Addr::from(network).to_string(),
                     i.remote_netmask.to_string(),
                 )
             }
-            Topology::P2p | Topology::Net30 => (i.remote_netmask.to_string(), i.local.to_string()),
+            false => (i.remote_netmask.to_string(), i.local.to_string()),
         }),
         comp: options.compress != Framing::None,
         fragment: connection.fragment.is_some(),
@@ -260,11 +271,13 @@ fn host_info() -> Vec<(String, String)> {
     info
 }
 
-/// What a data packet looks like on the wire, which `mssfix` depends on.
+/// What a data packet looks like on the wire, which `mssfix` depends on. For a tap device it leaves the
+/// room that OpenVPN does, which is more than an Ethernet header takes.
 pub(super) fn wire_shape(
     negotiated: &Negotiated,
     connection: &Connection,
     endpoint: Endpoint,
+    device: DeviceKind,
 ) -> WireShape {
     WireShape {
         cipher: negotiated.cipher,
@@ -275,7 +288,10 @@ pub(super) fn wire_shape(
         outer_v6: endpoint.remote.is_ipv6(),
         framing: negotiated.framing,
         fragment: connection.fragment.is_some(),
-        tun_mtu_extra: 0,
+        tun_mtu_extra: match device {
+            DeviceKind::Tun => 0,
+            DeviceKind::Tap => TAP_MTU_EXTRA,
+        },
     }
 }
 
@@ -513,10 +529,15 @@ pub(super) fn base_environment(options: &Options, env: &mut ScriptEnv) {
     for (index, connection) in options.connections.iter().enumerate() {
         let port = connection.rport.to_string();
         let local = connection.lport.to_string();
-        let proto = match connection.family {
-            Family::Any => "udp",
-            Family::V4 => "udp4",
-            Family::V6 => "udp6",
+        let family = match connection.family {
+            Family::Any => "",
+            Family::V4 => "4",
+            Family::V6 => "6",
+        };
+        let proto = match connection.proto {
+            Proto::Udp => format!("udp{family}"),
+            Proto::TcpClient => format!("tcp{family}-client"),
+            Proto::TcpServer => format!("tcp{family}-server"),
         };
         env.set_connection(
             index + 1,
@@ -525,7 +546,7 @@ pub(super) fn base_environment(options: &Options, env: &mut ScriptEnv) {
                 .as_deref()
                 .map(|host| (host, port.as_str())),
             connection.bind.then_some(local.as_str()),
-            proto,
+            &proto,
         );
     }
     for (name, value) in &options.setenv {

@@ -10,6 +10,7 @@ use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
+use ringway_dataplane::frame::Mac;
 
 use super::netlink::{Netlink, NetlinkError};
 
@@ -39,6 +40,8 @@ pub struct LinkInfo {
     pub gso_max_size: Option<u32>,
     /// Whether the link is administratively up.
     pub up: bool,
+    /// The hardware address, where the link has one of six bytes.
+    pub address: Option<Mac>,
 }
 
 impl Netlink {
@@ -83,6 +86,15 @@ impl Netlink {
         if let Some(length) = txqueuelen {
             message.attributes.push(LinkAttribute::TxQueueLen(length));
         }
+        self.change(RouteNetlinkMessage::SetLink(message), 0)
+    }
+
+    /// Gives the device a hardware address (`lladdr`), which only Ethernet devices have.
+    pub fn set_hardware_address(&mut self, ifindex: u32, address: Mac) -> Result<(), NetlinkError> {
+        let mut message = link_message(ifindex);
+        message
+            .attributes
+            .push(LinkAttribute::Address(address.0.to_vec()));
         self.change(RouteNetlinkMessage::SetLink(message), 0)
     }
 
@@ -216,12 +228,16 @@ fn read_link(message: &LinkMessage) -> LinkInfo {
         txqueuelen: 0,
         gso_max_size: None,
         up: message.header.flags.contains(LinkFlags::Up),
+        address: None,
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => info.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => info.mtu = *mtu,
             LinkAttribute::TxQueueLen(length) => info.txqueuelen = *length,
+            LinkAttribute::Address(bytes) => {
+                info.address = bytes.as_slice().try_into().ok().map(Mac);
+            }
             LinkAttribute::GsoMaxSize(size) => info.gso_max_size = Some(*size),
             _ => {}
         }
@@ -391,6 +407,20 @@ mod tests {
             assert!(!netlink.link("rwlink0").unwrap().unwrap().up);
             assert_eq!(netlink.link_by_index(9999).unwrap(), None);
             assert!(netlink.set_up(9999, 1400, None, None).is_err());
+        });
+    }
+
+    #[test]
+    fn tap_devices_take_a_hardware_address() {
+        in_namespace("tap_devices_take_a_hardware_address", |netns| {
+            netns.ip("tuntap add dev rwtap0 mode tap");
+            let mut netlink = Netlink::open().unwrap();
+            let index = netlink.index_of("rwtap0").unwrap().unwrap();
+            let address = Mac([2, 0, 0x5e, 0x10, 0, 1]);
+            netlink.set_hardware_address(index, address).unwrap();
+            let link = netlink.link_by_index(index).unwrap().unwrap();
+            assert_eq!(link.address, Some(address));
+            assert!(netlink.set_hardware_address(9999, address).is_err());
         });
     }
 

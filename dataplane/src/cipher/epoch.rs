@@ -9,9 +9,10 @@
 //!   key_n = X(E_n, "data_key")  data_iv_n = X(E_n, "data_iv")    X = HKDF-Expand-SHA256
 //! ```
 //!
-//! The sender moves on when its key has been used enough. The receiver has the keys of the next
+//! The sender moves on when its key has been used enough. The receiver has the secrets of the next
 //! sixteen epochs ready, follows the first packet that authenticates under one of them, and keeps
-//! the epoch it leaves for packets that are still under way.
+//! the epoch it leaves for packets that are still under way. A key is made of a secret when a packet
+//! asks for it, which costs some microseconds: sixteen keys held ready would take 12 KiB each session.
 
 use std::mem;
 use std::ops::Range;
@@ -37,7 +38,7 @@ const HEADER_LEN: usize = 4;
 /// Bytes in front of the payload, header included, all of them authenticated.
 pub(crate) const FRONT: usize = HEADER_LEN + ID_LEN;
 
-/// Keys of coming epochs held ready.
+/// Coming epochs whose packets are accepted.
 const FUTURE_KEYS: usize = 16;
 
 /// The highest epoch that is ever accepted as a coming one.
@@ -56,7 +57,7 @@ fn usage_limit(cipher: Cipher) -> u64 {
 }
 
 /// The chain of epoch secrets, at one epoch.
-#[derive(ZeroizeOnDrop)]
+#[derive(Clone, ZeroizeOnDrop)]
 struct Chain {
     epoch: u16,
     secret: [u8; 32],
@@ -300,14 +301,14 @@ impl OpenKey {
 
 pub(crate) struct Opener {
     cipher: Cipher,
-    /// At the epoch of the last future key, or at the last epoch there may be one for.
-    chain: Chain,
     current: OpenKey,
     current_replay: ReplayWindow,
     retired: Option<OpenKey>,
     retired_replay: ReplayWindow,
-    /// The epochs after the current one, in order.
-    future: ArrayVec<OpenKey, FUTURE_KEYS>,
+    /// The epochs from the current one on, in order; never empty.
+    chain: ArrayVec<Chain, { FUTURE_KEYS + 1 }>,
+    /// The key of the coming epoch that was asked for last.
+    coming: Option<OpenKey>,
     epoch_change: Option<u16>,
     usage_limit: u64,
     packets: u64,
@@ -320,17 +321,17 @@ impl Opener {
         slots: &DirectionKey,
         windows: [ReplayWindow; 2],
     ) -> Result<Self, StartError> {
-        let chain = Chain::new(slots);
-        let current = open_key(&chain, cipher)?;
+        let first = Chain::new(slots);
+        let current = open_key(&first, cipher)?;
         let [current_replay, retired_replay] = windows;
         let mut opener = Opener {
             cipher,
-            chain,
+            chain: ArrayVec::from_iter([first]),
+            coming: None,
             current,
             current_replay,
             retired: None,
             retired_replay,
-            future: ArrayVec::new(),
             epoch_change: None,
             usage_limit: usage_limit(cipher),
             packets: 0,
@@ -384,13 +385,21 @@ impl Opener {
         counter: u64,
         datagram: &mut [u8],
     ) -> Result<Range<usize>, DropReason> {
-        let ready = self.future.iter().position(|key| key.key.epoch == epoch);
-        let index = ready.ok_or(DropReason::NoKey)?;
+        let index = self.chain.iter().position(|chain| chain.epoch == epoch);
+        let index = index.ok_or(DropReason::NoKey)?;
         if counter == 0 {
             return Err(DropReason::Replay);
         }
-        let payload = self.future[index].open(datagram)?;
-        self.begin_epoch(index);
+        let mut key = match self.coming.take_if(|key| key.key.epoch == epoch) {
+            Some(key) => key,
+            None => open_key(&self.chain[index], self.cipher).map_err(|_| DropReason::NoKey)?,
+        };
+        let opened = key.open(datagram);
+        let Ok(payload) = opened else {
+            self.coming = Some(key);
+            return opened;
+        };
+        self.begin_epoch(index, key);
         // A strict window may not like what the new epoch begins with; it is a fresh one all the
         // same, and the peer has moved on.
         if !self.current_replay.look(now, counter) {
@@ -401,23 +410,24 @@ impl Opener {
         Ok(payload)
     }
 
-    /// Makes a future key the current one; the epochs before it but for the last are gone.
-    fn begin_epoch(&mut self, index: usize) {
-        let Some(next) = self.future.drain(..=index).last() else {
-            return;
-        };
-        self.epoch_change = Some(next.key.epoch);
-        self.retired = Some(mem::replace(&mut self.current, next));
+    /// Makes the key of a coming epoch the current one; the epochs before it but for the last are gone.
+    fn begin_epoch(&mut self, index: usize, key: OpenKey) {
+        self.epoch_change = Some(key.key.epoch);
+        self.retired = Some(mem::replace(&mut self.current, key));
         mem::swap(&mut self.retired_replay, &mut self.current_replay);
         self.current_replay.reset();
-        // Should a key fail to be made, packets of its epoch find none and are dropped.
+        self.chain.drain(..index);
+        // Should a secret fail to be made, packets of its epoch find none and are dropped.
         let _ = self.refill();
     }
 
     fn refill(&mut self) -> Result<(), StartError> {
-        while !self.future.is_full() && self.chain.epoch < LAST_FUTURE {
-            self.chain.step(self.cipher)?;
-            self.future.push(open_key(&self.chain, self.cipher)?);
+        while !self.chain.is_full()
+            && let Some(last) = self.chain.last().filter(|last| last.epoch < LAST_FUTURE)
+        {
+            let mut next = last.clone();
+            next.step(self.cipher)?;
+            self.chain.push(next);
         }
         Ok(())
     }
@@ -465,11 +475,13 @@ impl Opener {
 
     #[cfg(test)]
     pub(crate) fn skip_to_epoch(&mut self, epoch: u16) {
-        while self.chain.epoch < epoch {
-            self.chain.step(self.cipher).unwrap();
+        let mut chain = self.chain[0].clone();
+        while chain.epoch < epoch {
+            chain.step(self.cipher).unwrap();
         }
-        self.future.clear();
-        self.current = open_key(&self.chain, self.cipher).unwrap();
+        self.current = open_key(&chain, self.cipher).unwrap();
+        self.chain = ArrayVec::from_iter([chain]);
+        self.coming = None;
         self.refill().unwrap();
     }
 }

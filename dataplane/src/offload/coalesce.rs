@@ -12,7 +12,10 @@
 //!   write    | vnet header | IP TCP payload0 | payload1 | rest |
 //! ```
 //!
-//! Rules (those of the kernel): the same addresses, ports, TOS, TTL, DF, flow label; IPv4 ids that
+//! On a TAP device the packets are frames, and the first one's Ethernet header is that of the
+//! super-packet. Frames with anything but IP in them are left alone.
+//!
+//! Rules (those of the kernel): the same Ethernet header, tag included; the same addresses, ports, TOS, TTL, DF, flow label; IPv4 ids that
 //! count up, or stay the same with DF (RFC 6864); equal payloads, only the last shorter; checksums that
 //! hold. TCP: sequence numbers that follow each other, everything else in the header the same,
 //! options included; PSH and FIN only at the end; never SYN, RST, URG or CWR. UDP: at most 64, with a
@@ -27,7 +30,9 @@ use arrayvec::ArrayVec;
 use super::VnetHdr;
 use super::checksum;
 use crate::cipher::Segment;
-use crate::ip::{self, IPV4_HEADER, IPV6_HEADER, TCP, UDP};
+use crate::frame;
+use crate::ip::{self, IPV4_HEADER, IPV6_HEADER, IpView, TCP, UDP};
+use crate::tun::DeviceKind;
 
 /// Super-packets that may grow at the same time.
 pub const OPEN_FLOWS: usize = 16;
@@ -74,6 +79,7 @@ pub struct TunWrite<'a> {
 /// Joins packets. Reused for every batch; allocates only in [`Coalescer::new`].
 #[derive(Debug)]
 pub struct Coalescer {
+    kind: DeviceKind,
     /// In the order of their first packets.
     groups: Vec<Group>,
     /// Groups that can still grow, one per flow.
@@ -87,15 +93,22 @@ pub struct Coalescer {
 }
 
 impl Coalescer {
-    /// A coalescer for batches of up to `max_packets`. A larger batch works, but allocates.
+    /// A coalescer of IP packets for batches of up to `max_packets`. A larger batch works, but
+    /// allocates.
     pub fn new(max_packets: usize) -> Self {
         Coalescer {
+            kind: DeviceKind::Tun,
             groups: Vec::with_capacity(max_packets),
             open: ArrayVec::new(),
             evict: 0,
             next: Vec::with_capacity(max_packets),
             slices: Vec::with_capacity(max_packets),
         }
+    }
+
+    /// Says whether packets are IP packets or frames, from the next batch on.
+    pub fn set_kind(&mut self, kind: DeviceKind) {
+        self.kind = kind;
     }
 
     /// Joins what can be joined of `packets`, ranges of `buf` that do not overlap, in the order of
@@ -130,7 +143,11 @@ impl Coalescer {
                 tso: false,
                 uso: false,
             } => Class::Other,
-            _ => bytes(buf, packet).map_or(Class::Irregular, classify),
+            _ => match (bytes(buf, packet), self.kind) {
+                (None, _) => Class::Irregular,
+                (Some(packet), DeviceKind::Tun) => classify(packet),
+                (Some(frame), DeviceKind::Tap) => classify_frame(frame),
+            },
         };
         let head = match class {
             Class::Flow(head) => head,
@@ -166,7 +183,7 @@ impl Coalescer {
         if mergeable && !head.end {
             self.open_flow(Flow {
                 tag: head.tag,
-                start: packet.start,
+                start: packet.start + head.link,
                 group: self.groups.len() - 1,
             });
         }
@@ -189,8 +206,8 @@ impl Coalescer {
             while index != NONE {
                 let packet = packets[index as usize];
                 self.slices.push(Segment {
-                    start: packet.start + group.header_len,
-                    len: packet.len - group.header_len,
+                    start: packet.start + group.link + group.header_len,
+                    len: packet.len - group.link - group.header_len,
                 });
                 index = self.next[index as usize];
             }
@@ -206,7 +223,7 @@ impl Coalescer {
 struct Flow {
     /// Differs where ports, protocol or version differ.
     tag: u64,
-    /// Where the group's first packet begins, whose addresses are the flow's. Copying them to here
+    /// Where the IP header of the group's first packet begins, whose addresses are the flow's. Copying them to here
     /// for each packet would cost more than looking at them there.
     start: usize,
     group: usize,
@@ -219,9 +236,12 @@ struct Group {
     first: usize,
     last: usize,
     count: usize,
+    /// Bytes in front of the IP header, in all packets. The offsets and lengths below count from
+    /// behind them.
+    link: usize,
     /// Offset of the transport header, in all packets.
     transport: usize,
-    /// Bytes of all headers, in all packets.
+    /// Bytes of the IP and transport headers, in all packets.
     header_len: usize,
     /// Payload of the first packet in bytes.
     gso_size: usize,
@@ -247,6 +267,7 @@ impl Group {
             first: index,
             last: index,
             count: 1,
+            link: 0,
             transport: 0,
             header_len: 0,
             gso_size: 0,
@@ -264,6 +285,7 @@ impl Group {
     /// The first packet of a flow's group.
     fn first(index: usize, head: &Head) -> Self {
         Group {
+            link: head.link,
             transport: head.transport,
             header_len: head.header_len,
             gso_size: head.payload,
@@ -287,6 +309,10 @@ impl Group {
         else {
             return false;
         };
+        if head.link != self.link || first[..self.link] != packet[..self.link] {
+            return false;
+        }
+        let (first, packet) = (&first[self.link..], &packet[self.link..]);
         let same = match self.ipv6 {
             true => same_ipv6(first, packet),
             false => self.same_ipv4(first, packet),
@@ -359,6 +385,7 @@ impl Group {
 
     /// Makes the first packet's headers those of the super-packet, and the virtio header for it.
     fn complete(&self, first: &mut [u8]) -> [u8; VnetHdr::LEN] {
+        let first = &mut first[self.link..];
         let (header, transport) = first.split_at_mut(self.transport);
         let len = self.total_len - self.transport;
         let addresses = if self.ipv6 {
@@ -389,9 +416,9 @@ impl Group {
         let hdr = VnetHdr {
             flags: VnetHdr::NEEDS_CSUM,
             gso_type,
-            hdr_len: self.header_len as u16,
+            hdr_len: (self.link + self.header_len) as u16,
             gso_size: self.gso_size as u16,
-            csum_start: self.transport as u16,
+            csum_start: (self.link + self.transport) as u16,
             csum_offset,
         };
         hdr.to_bytes()
@@ -419,9 +446,11 @@ struct Head {
     tag: u64,
     ipv6: bool,
     tcp: bool,
+    /// As in [`Group`], with what counts from behind it.
+    link: usize,
     /// Offset of the transport header.
     transport: usize,
-    /// Bytes of all headers.
+    /// Bytes of the IP and transport headers.
     header_len: usize,
     /// Bytes behind the headers.
     payload: usize,
@@ -436,11 +465,30 @@ struct Head {
 impl Head {
     /// Of a packet and of a flow with the same tag. Both packets have whole IP headers.
     fn same_addresses(&self, buf: &[u8], flow: &Flow, packet: Segment) -> bool {
-        let (flow, packet) = (&buf[flow.start..], &buf[packet.start..]);
+        let (flow, packet) = (&buf[flow.start..], &buf[packet.start + self.link..]);
         match self.ipv6 {
             true => flow[8..40] == packet[8..40],
             false => flow[12..20] == packet[12..20],
         }
+    }
+}
+
+/// Of a frame. A short packet may be padded up to the smallest frame; it stays alone, so that the
+/// padding reaches the device too.
+fn classify_frame(bytes: &[u8]) -> Class {
+    let link = frame::link_len(DeviceKind::Tap, bytes);
+    let packet = &bytes[link..];
+    if packet.is_empty() {
+        return Class::Other;
+    }
+    let len = IpView::parse(packet).map_or(packet.len(), |ip| ip.total_len());
+    match classify(&packet[..len]) {
+        Class::Flow(head) => Class::Flow(Head {
+            link,
+            mergeable: head.mergeable && len == packet.len(),
+            ..head
+        }),
+        class => class,
     }
 }
 
@@ -483,6 +531,7 @@ fn tcp_head(packet: &[u8], ipv6: bool, transport: usize) -> Option<Head> {
         tag: flow_tag(packet, ipv6, transport, true),
         ipv6,
         tcp: true,
+        link: 0,
         transport,
         header_len: transport + len,
         payload,
@@ -500,6 +549,7 @@ fn udp_head(packet: &[u8], ipv6: bool, transport: usize) -> Option<Head> {
         tag: flow_tag(packet, ipv6, transport, false),
         ipv6,
         tcp: false,
+        link: 0,
         transport,
         header_len: transport + UDP_HEADER,
         payload,

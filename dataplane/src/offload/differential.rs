@@ -7,15 +7,17 @@ use proptest::sample::Index;
 
 use super::coalesce::{Coalescer, MAX_SLICES, OPEN_FLOWS, TunCaps};
 use super::reference::{self, Header};
-use super::sample::{Sample, payload};
-use super::split::plan;
+use super::sample::{Sample, ethernet, payload};
+use super::split::plan_at;
 use super::vnet_hdr::VnetHdr;
 use crate::cipher::Segment;
 use crate::error::DropReason;
+use crate::frame;
+use crate::tun::DeviceKind::{self, Tap, Tun};
 
 /// Splits with the code under test; `None` is [`DropReason::BadOffload`].
-fn split(hdr: &VnetHdr, packet: &[u8]) -> Option<Vec<Vec<u8>>> {
-    let plan = match plan(hdr, packet) {
+fn split(kind: DeviceKind, hdr: &VnetHdr, packet: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let plan = match plan_at(hdr, packet, frame::link_len(kind, packet)) {
         Ok(plan) => plan,
         Err(reason) => {
             assert_eq!(reason, DropReason::BadOffload);
@@ -32,8 +34,52 @@ fn split(hdr: &VnetHdr, packet: &[u8]) -> Option<Vec<Vec<u8>>> {
     Some((0..plan.count()).map(segment).collect())
 }
 
-fn reference_split(hdr: &VnetHdr, packet: &[u8]) -> Option<Vec<Vec<u8>>> {
-    reference::split(&Header::read(&hdr.to_bytes()), packet)
+fn reference_split(kind: DeviceKind, hdr: &VnetHdr, packet: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let hdr = Header::read(&hdr.to_bytes());
+    match kind {
+        Tun => reference::split(&hdr, packet),
+        Tap => reference::split_frame(&hdr, packet),
+    }
+}
+
+/// What is around a packet: nothing on TUN; a frame without a tag or with one.
+#[derive(Clone, Copy, Debug)]
+enum Around {
+    Nothing,
+    Frame(Option<u16>),
+}
+
+impl Around {
+    fn kind(self) -> DeviceKind {
+        match self {
+            Around::Nothing => Tun,
+            Around::Frame(_) => Tap,
+        }
+    }
+
+    /// Bytes in front of the packet.
+    fn link(self) -> usize {
+        match self {
+            Around::Nothing => 0,
+            Around::Frame(None) => 14,
+            Around::Frame(Some(_)) => 18,
+        }
+    }
+
+    fn wrap(self, packet: Vec<u8>) -> Vec<u8> {
+        match self {
+            Around::Nothing => packet,
+            Around::Frame(tag) => ethernet(tag, &packet),
+        }
+    }
+}
+
+fn any_around() -> impl Strategy<Value = Around> {
+    prop_oneof![
+        2 => Just(Around::Nothing),
+        1 => Just(Around::Frame(None)),
+        1 => any::<u16>().prop_map(|tag| Around::Frame(Some(tag))),
+    ]
 }
 
 /// What stands between the addresses and the transport header.
@@ -109,10 +155,16 @@ fn any_sample() -> impl Strategy<Value = Sample> {
 }
 
 /// A super-packet and its header, as a kernel would hand them over.
-fn super_packet(sample: &Sample, extra: &Extra, data: &[u8], size: u16) -> (VnetHdr, Vec<u8>) {
+fn super_packet(
+    sample: &Sample,
+    extra: &Extra,
+    around: Around,
+    data: &[u8],
+    size: u16,
+) -> (VnetHdr, Vec<u8>) {
     let (mut hdr, mut packet) = sample.build_super(data, size);
     let added = extra.insert(&mut packet);
-    hdr.csum_start += added as u16;
+    hdr.csum_start += (added + around.link()) as u16;
     // The kernel's hint may be anything.
     hdr.hdr_len = hdr.hdr_len.wrapping_mul(3);
     let (at, len) = if sample.ipv6 {
@@ -121,7 +173,7 @@ fn super_packet(sample: &Sample, extra: &Extra, data: &[u8], size: u16) -> (Vnet
         (2, packet.len())
     };
     packet[at..at + 2].copy_from_slice(&(len as u16).to_be_bytes());
-    (hdr, packet)
+    (hdr, around.wrap(packet))
 }
 
 proptest! {
@@ -129,21 +181,22 @@ proptest! {
     fn splitting_is_as_in_the_reference(
         sample in any_sample(),
         extra in any_extra(),
+        around in any_around(),
         data in proptest::collection::vec(any::<u8>(), 1..9000),
         size in 1u16..3000,
         ecn: bool,
     ) {
-        let (mut hdr, packet) = super_packet(&sample, &extra, &data, size);
+        let (mut hdr, packet) = super_packet(&sample, &extra, around, &data, size);
         if ecn {
             hdr.gso_type |= VnetHdr::ECN;
         }
-        let expected = reference_split(&hdr, &packet);
+        let expected = reference_split(around.kind(), &hdr, &packet);
         if let Some(segments) = &expected {
             for segment in segments {
-                prop_assert!(reference::is_sound(segment));
+                prop_assert!(reference::is_sound(&segment[around.link()..]));
             }
         }
-        prop_assert_eq!(split(&hdr, &packet), expected);
+        prop_assert_eq!(split(around.kind(), &hdr, &packet), expected);
     }
 
     /// Also about what is refused both must agree.
@@ -151,6 +204,7 @@ proptest! {
     fn contradictions_are_judged_as_in_the_reference(
         sample in any_sample(),
         extra in any_extra(),
+        around in any_around(),
         len in 1usize..600,
         damage in proptest::collection::vec((any::<Index>(), any::<u8>()), 0..4),
         field in 0usize..7,
@@ -158,7 +212,7 @@ proptest! {
         cut in 0usize..200,
         more in 0usize..3,
     ) {
-        let (mut hdr, mut packet) = super_packet(&sample, &extra, &payload(len), 100);
+        let (mut hdr, mut packet) = super_packet(&sample, &extra, around, &payload(len), 100);
         match field {
             0 => hdr.gso_type = value as u8 & 0x87,
             1 => hdr.gso_type = value as u8,
@@ -177,7 +231,8 @@ proptest! {
             1 => packet.extend(vec![0; cut]),
             _ => {}
         }
-        prop_assert_eq!(split(&hdr, &packet), reference_split(&hdr, &packet));
+        let kind = around.kind();
+        prop_assert_eq!(split(kind, &hdr, &packet), reference_split(kind, &hdr, &packet));
     }
 }
 
@@ -350,6 +405,55 @@ fn packet(flow: &Sample, step: &Step) -> Vec<u8> {
     packet
 }
 
+/// How a packet is wrapped into a frame.
+#[derive(Clone, Copy, Debug)]
+enum Wrapping {
+    Plain,
+    /// Another source address than the flow's other frames have.
+    OtherHost,
+    /// Another tag content.
+    OtherTag,
+    /// Bytes behind the packet.
+    Padded(usize),
+    /// Another ethertype.
+    Arp,
+    Twice,
+    Cut,
+}
+
+fn any_wrapping() -> impl Strategy<Value = Wrapping> {
+    use Wrapping::*;
+    prop_oneof![
+        12 => Just(Plain),
+        1 => prop_oneof![
+            Just(OtherHost), Just(OtherTag), (1usize..50).prop_map(Padded), Just(Arp), Just(Twice),
+            Just(Cut),
+        ],
+    ]
+}
+
+impl Wrapping {
+    /// Half of the flows have a tag.
+    fn wrap(self, flow: usize, packet: &[u8]) -> Vec<u8> {
+        let tag = (flow % 8 >= 4).then_some(0x2000 + flow as u16);
+        let mut frame = match self {
+            Wrapping::OtherTag => ethernet(tag.map(|tag| tag ^ 0x8000), packet),
+            _ => ethernet(tag, packet),
+        };
+        match self {
+            Wrapping::OtherHost => frame[11] ^= 1,
+            Wrapping::Padded(len) => frame.extend(vec![0; len]),
+            Wrapping::Arp => frame[12..14].copy_from_slice(&[8, 6]),
+            Wrapping::Twice => {
+                frame.splice(12..12, [0x81, 0, 0, 9]);
+            }
+            Wrapping::Cut => frame.truncate(17),
+            Wrapping::Plain | Wrapping::OtherTag => {}
+        }
+        frame
+    }
+}
+
 /// One write to TUN: which packets it was made of, its header and its bytes.
 struct Written {
     packets: Vec<usize>,
@@ -358,7 +462,7 @@ struct Written {
 }
 
 /// Coalesces packets that lie apart in a buffer, as in a receive slab.
-fn coalesce(packets: &[Vec<u8>], caps: TunCaps) -> Vec<Written> {
+fn coalesce(kind: DeviceKind, packets: &[Vec<u8>], caps: TunCaps) -> Vec<Written> {
     let mut buf = vec![0xa5; 3];
     let mut segments = Vec::new();
     for packet in packets {
@@ -370,6 +474,7 @@ fn coalesce(packets: &[Vec<u8>], caps: TunCaps) -> Vec<Written> {
         buf.extend([0xa5; 25]);
     }
     let mut coalescer = Coalescer::new(packets.len());
+    coalescer.set_kind(kind);
     coalescer.coalesce(&mut buf, &segments, caps);
     let written = |write: super::TunWrite<'_>| {
         assert!((1..=MAX_SLICES).contains(&write.slices.len()));
@@ -388,11 +493,37 @@ fn coalesce(packets: &[Vec<u8>], caps: TunCaps) -> Vec<Written> {
     coalescer.writes().map(written).collect()
 }
 
+/// Splitting what was written gives its packets back; but ids that stay the same, which mean nothing,
+/// are counted up.
+fn stands_for(kind: DeviceKind, write: &Written, packets: &[Vec<u8>]) -> Result<(), TestCaseError> {
+    let given: Vec<&Vec<u8>> = write.packets.iter().map(|&i| &packets[i]).collect();
+    if let [packet] = given[..] {
+        prop_assert_eq!(write.hdr, VnetHdr::default());
+        prop_assert_eq!(&write.bytes, packet);
+        return Ok(());
+    }
+    let again = reference_split(kind, &write.hdr, &write.bytes).expect("a super-packet");
+    prop_assert_eq!(again.len(), given.len());
+    let link = frame::link_len(kind, given[0]);
+    let ips: Vec<&[u8]> = given.iter().map(|packet| &packet[link..]).collect();
+    prop_assert!(ips.iter().all(|ip| reference::is_sound(ip)));
+    let same_id = ips[0][0] >> 4 == 4 && ips[0][4..6] == ips[1][4..6];
+    let blank = |ip: &[u8]| match same_id {
+        true => reference::without_atomic_id(ip.to_vec()),
+        false => ip.to_vec(),
+    };
+    for (again, packet) in again.iter().zip(given) {
+        prop_assert_eq!(&again[..link], &packet[..link]);
+        prop_assert_eq!(blank(&again[link..]), blank(&packet[link..]));
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     /// The same packets are joined as in the reference, and splitting what was written gives them
-    /// back bit for bit; but ids that stay the same, which mean nothing, are counted up.
+    /// back bit for bit.
     #[test]
     fn coalescing_is_as_in_the_reference(
         steps in proptest::collection::vec(any_step(OPEN_FLOWS), 0..150),
@@ -401,29 +532,37 @@ proptest! {
         uso in prop::bool::weighted(0.8),
     ) {
         let packets = traffic(&steps, OPEN_FLOWS, fixed_id);
-        let writes = coalesce(&packets, TunCaps { tso, uso });
+        let writes = coalesce(Tun, &packets, TunCaps { tso, uso });
         let groups: Vec<Vec<usize>> = writes.iter().map(|write| write.packets.clone()).collect();
         let expected = reference::coalesce(&packets, tso, uso, OPEN_FLOWS);
         prop_assert_eq!(Some(&groups), expected.as_ref());
         for write in writes {
-            let given: Vec<&Vec<u8>> = write.packets.iter().map(|&i| &packets[i]).collect();
-            if let [packet] = given[..] {
-                prop_assert_eq!(write.hdr, VnetHdr::default());
-                prop_assert_eq!(&write.bytes, packet);
-                continue;
-            }
-            prop_assert!(given.iter().all(|packet| reference::is_sound(packet)));
-            let again = reference_split(&write.hdr, &write.bytes).expect("a super-packet");
-            let same_id = given[0][0] >> 4 == 4 && given[0][4..6] == given[1][4..6];
-            for (again, packet) in again.into_iter().zip(given) {
-                match same_id {
-                    true => prop_assert_eq!(
-                        reference::without_atomic_id(again),
-                        reference::without_atomic_id(packet.clone())
-                    ),
-                    false => prop_assert_eq!(&again, packet),
-                }
-            }
+            stands_for(Tun, &write, &packets)?;
+        }
+    }
+
+    /// The same of frames: with and without a tag, some of a flow with another Ethernet header, some
+    /// padded, some with anything in them.
+    #[test]
+    fn coalescing_frames_is_as_in_the_reference(
+        steps in proptest::collection::vec((any_step(OPEN_FLOWS), any_wrapping()), 0..150),
+        tso: bool,
+        uso in prop::bool::weighted(0.8),
+    ) {
+        let (steps, wrappings): (Vec<Step>, Vec<Wrapping>) = steps.into_iter().unzip();
+        let packets = traffic(&steps, OPEN_FLOWS, false);
+        let frames: Vec<Vec<u8>> = packets
+            .iter()
+            .zip(&steps)
+            .zip(&wrappings)
+            .map(|((packet, step), wrapping)| wrapping.wrap(step.flow, packet))
+            .collect();
+        let writes = coalesce(Tap, &frames, TunCaps { tso, uso });
+        let groups: Vec<Vec<usize>> = writes.iter().map(|write| write.packets.clone()).collect();
+        let expected = reference::coalesce_frames(&frames, tso, uso, OPEN_FLOWS);
+        prop_assert_eq!(Some(&groups), expected.as_ref());
+        for write in writes {
+            stands_for(Tap, &write, &frames)?;
         }
     }
 
@@ -433,7 +572,7 @@ proptest! {
         steps in proptest::collection::vec(any_step(3 * OPEN_FLOWS), 0..300),
     ) {
         let packets = traffic(&steps, 3 * OPEN_FLOWS, false);
-        let writes = coalesce(&packets, TunCaps { tso: true, uso: true });
+        let writes = coalesce(Tun, &packets, TunCaps { tso: true, uso: true });
         let order: Vec<usize> = writes.iter().flat_map(|write| write.packets.clone()).collect();
         for flow in 0..3 * OPEN_FLOWS {
             let of_flow: Vec<usize> = order.iter().copied().filter(|&i| steps[i].flow == flow).collect();

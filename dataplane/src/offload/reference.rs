@@ -79,6 +79,79 @@ pub(crate) fn split(hdr: &Header, packet: &[u8]) -> Option<Vec<Vec<u8>>> {
     Some(segments)
 }
 
+/// The frames that a read from TAP stands for: the packets it stands for, each behind the frame's
+/// Ethernet header.
+pub(crate) fn split_frame(hdr: &Header, frame: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let whole = Item::of_frame(frame);
+    if hdr.gso_type & 0x7f == 0 {
+        return finished(hdr, frame).map(|frame| vec![frame]);
+    }
+    if !whole.is_ip {
+        return None;
+    }
+    let mut hdr = *hdr;
+    if hdr.needs_csum {
+        hdr.csum_start = hdr.csum_start.checked_sub(whole.link.len())?;
+    }
+    let packets = split(&hdr, &frame[whole.link.len()..])?;
+    let framed = packets
+        .iter()
+        .map(|packet| [&whole.link[..], packet].concat());
+    Some(framed.collect())
+}
+
+/// What is coalesced: a packet, and on TAP what is around it.
+struct Item {
+    /// The Ethernet header.
+    link: Vec<u8>,
+    packet: Vec<u8>,
+    /// There were bytes behind the packet.
+    padded: bool,
+    is_ip: bool,
+}
+
+impl Item {
+    fn of_packet(packet: &[u8]) -> Self {
+        Item {
+            link: Vec::new(),
+            packet: packet.to_vec(),
+            padded: false,
+            is_ip: true,
+        }
+    }
+
+    /// IEEE 802.3 and 802.1Q: an IP packet of the version the ethertype says, behind one tag or none.
+    fn of_frame(frame: &[u8]) -> Self {
+        let other = Item {
+            link: frame.to_vec(),
+            packet: Vec::new(),
+            padded: false,
+            is_ip: false,
+        };
+        if frame.len() < 14 {
+            return other;
+        }
+        let tagged = be16(frame, 12) == 0x8100 && frame.len() >= 18;
+        let link = if tagged { 18 } else { 14 };
+        let wanted = match be16(frame, link - 2) {
+            0x0800 => 4,
+            0x86dd => 6,
+            _ => return other,
+        };
+        let packet = &frame[link..];
+        if packet.first().map(|first| first >> 4) != Some(wanted) {
+            return other;
+        }
+        let end = parse(packet).map_or(packet.len(), |parts| parts.end);
+        Item {
+            link: frame[..link].to_vec(),
+            packet: packet[..end].to_vec(),
+            padded: end != packet.len(),
+            is_ip: true,
+        }
+    }
+}
+
 /// Which packets, by index, become one write together: the rules of the kernel's receive offload.
 /// `None` when more than `max_open` flows would have a growing write at the same time.
 pub(crate) fn coalesce(
@@ -87,12 +160,33 @@ pub(crate) fn coalesce(
     uso: bool,
     max_open: usize,
 ) -> Option<Vec<Vec<usize>>> {
+    let items: Vec<Item> = packets
+        .iter()
+        .map(|packet| Item::of_packet(packet))
+        .collect();
+    join(&items, tso, uso, max_open)
+}
+
+/// The same of frames.
+pub(crate) fn coalesce_frames(
+    frames: &[Vec<u8>],
+    tso: bool,
+    uso: bool,
+    max_open: usize,
+) -> Option<Vec<Vec<usize>>> {
+    let items: Vec<Item> = frames.iter().map(|frame| Item::of_frame(frame)).collect();
+    join(&items, tso, uso, max_open)
+}
+
+fn join(items: &[Item], tso: bool, uso: bool, max_open: usize) -> Option<Vec<Vec<usize>>> {
+    let packets: Vec<Vec<u8>> = items.iter().map(|item| item.packet.clone()).collect();
+    let packets = &packets[..];
     let mut groups: Vec<Vec<usize>> = Vec::new();
     // The group of each flow that may still grow.
     let mut open: Vec<(Vec<u8>, usize)> = Vec::new();
     for (index, packet) in packets.iter().enumerate() {
         let flow = match flow_of(packet) {
-            _ if !tso && !uso => None,
+            _ if !tso && !uso || !items[index].is_ip => None,
             Flow::Known(flow) => Some(flow),
             Flow::Unknown => {
                 open.clear();
@@ -104,10 +198,14 @@ pub(crate) fn coalesce(
             groups.push(vec![index]);
             continue;
         };
-        let may = may_join(packet) && if is_tcp(packet) { tso } else { uso };
+        let may =
+            may_join(packet) && !items[index].padded && if is_tcp(packet) { tso } else { uso };
         let slot = open.iter().position(|(key, _)| *key == flow);
         let group = slot.map(|slot| open.remove(slot).1);
-        let joined = group.filter(|&group| may && follows(packets, &groups[group], index));
+        let joined = group.filter(|&group| {
+            let same_link = items[groups[group][0]].link == items[index].link;
+            may && same_link && follows(packets, &groups[group], index)
+        });
         let group = match joined {
             Some(group) => {
                 groups[group].push(index);

@@ -215,6 +215,21 @@ impl Sample {
     }
 }
 
+/// A frame around an IP packet, with the tag's content if there is to be one.
+pub(crate) fn ethernet(tag: Option<u16>, packet: &[u8]) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
+    if let Some(tag) = tag {
+        frame.extend([0x81, 0]);
+        frame.extend(tag.to_be_bytes());
+    }
+    frame.extend(match packet.first().map(|first| first >> 4) {
+        Some(6) => [0x86, 0xdd],
+        _ => [8, 0],
+    });
+    frame.extend(packet);
+    frame
+}
+
 /// True when the IPv4 header's checksum holds.
 pub(crate) fn header_valid(packet: &[u8]) -> bool {
     let len = usize::from(packet[0] & 15) * 4;

@@ -12,6 +12,9 @@
 //!   segment 2      | IP id+2 | TCP seq=s+2n FIN PSH | rest |
 //! ```
 //!
+//! In front of the IP packet there may be an Ethernet header ([`plan_at`]), which every segment gets; the
+//! virtio header counts from its start.
+//!
 //! The virtio header's `hdr_len` is a hint and is ignored; where the headers end is read from the
 //! packet. Whatever contradicts itself is [`DropReason::BadOffload`].
 
@@ -66,6 +69,8 @@ enum Kind {
 struct Segments {
     ipv6: bool,
     tcp: bool,
+    /// Bytes in front of the IP header.
+    link: usize,
     /// Offset of the transport header.
     transport: usize,
     /// Bytes of all headers.
@@ -91,27 +96,41 @@ struct Segments {
 /// of zero or beyond the payload, more than [`MAX_SEGMENTS`] segments, a super-packet that is a
 /// fragment, or whose checksums cannot be told (authentication header, unfinished routing header).
 pub fn plan(hdr: &VnetHdr, packet: &[u8]) -> Result<Plan, DropReason> {
+    plan_at(hdr, packet, 0)
+}
+
+/// As [`plan`], for a packet with `link` bytes in front of its IP header, or nothing but them; see
+/// [`crate::frame::link_len`].
+///
+/// # Errors
+/// As [`plan`]; also a super-packet that is no IP packet.
+pub fn plan_at(hdr: &VnetHdr, packet: &[u8], link: usize) -> Result<Plan, DropReason> {
     let plan = if hdr.gso_type & !VnetHdr::ECN == VnetHdr::GSO_NONE {
         plan_single(hdr, packet)
     } else {
-        plan_segments(hdr, packet)
+        plan_segments(hdr, packet, link)
     };
     plan.ok_or(DropReason::BadOffload)
 }
 
-/// A header that asks for `packet`, TCP and longer than `limit`, to be cut into packets of at most
-/// that length; `None` when it fits, or must be left alone: other protocols, fragments, packets that
-/// open, reset or urge, checksums that are complete already.
-pub fn resegment(hdr: &VnetHdr, packet: &[u8], limit: usize) -> Option<VnetHdr> {
+/// A header that asks for `packet`, TCP behind `link` other bytes and longer than `limit` with them, to
+/// be cut into packets of at most that length; `None` when it fits, or must be left alone: other
+/// protocols, fragments, packets that open, reset or urge, checksums that are complete already.
+pub fn resegment(hdr: &VnetHdr, packet: &[u8], link: usize, limit: usize) -> Option<VnetHdr> {
     let asked = usize::from(hdr.gso_size);
     let whole = hdr.gso_type & !VnetHdr::ECN == VnetHdr::GSO_NONE;
     if packet.len() <= limit || hdr.flags & VnetHdr::NEEDS_CSUM == 0 {
         return None;
     }
-    let ip = IpView::parse(packet)?;
+    let ip = IpView::parse(packet.get(link..)?)?;
     let transport = segmentable_transport(&ip).filter(|transport| transport.protocol == TCP)?;
-    let header_len = transport.offset + transport_header_len(true, packet, transport.offset)?;
-    let flags = *packet.get(transport.offset + 13)?;
+    let at = link + transport.offset;
+    // A padded frame has no more in it than fits already.
+    if link + ip.total_len() != packet.len() {
+        return None;
+    }
+    let header_len = at + transport_header_len(true, packet, at)?;
+    let flags = *packet.get(at + 13)?;
     let gso_size = limit.checked_sub(header_len)?.min(usize::from(u16::MAX));
     if flags & TCP_ALONE != 0 || gso_size < SMALLEST_SEGMENT || (!whole && asked <= gso_size) {
         return None;
@@ -183,9 +202,9 @@ fn plan_single(hdr: &VnetHdr, packet: &[u8]) -> Option<Plan> {
     })
 }
 
-fn plan_segments(hdr: &VnetHdr, packet: &[u8]) -> Option<Plan> {
-    let ip = IpView::parse(packet)?;
-    if ip.total_len() != packet.len() {
+fn plan_segments(hdr: &VnetHdr, packet: &[u8], link: usize) -> Option<Plan> {
+    let ip = IpView::parse(packet.get(link..)?)?;
+    if link + ip.total_len() != packet.len() {
         return None;
     }
     let transport = segmentable_transport(&ip)?;
@@ -198,11 +217,12 @@ fn plan_segments(hdr: &VnetHdr, packet: &[u8]) -> Option<Plan> {
     let field = if tcp { TCP_CHECKSUM } else { UDP_CHECKSUM };
     let start = (usize::from(hdr.csum_start), usize::from(hdr.csum_offset));
     // Without the flag the kernel has verified the checksum already, and the field is not needed.
-    if hdr.flags & VnetHdr::NEEDS_CSUM != 0 && start != (transport.offset, field) {
+    let at = link + transport.offset;
+    if hdr.flags & VnetHdr::NEEDS_CSUM != 0 && start != (at, field) {
         return None;
     }
 
-    let header_len = transport.offset + transport_header_len(tcp, packet, transport.offset)?;
+    let header_len = at + transport_header_len(tcp, packet, at)?;
     let payload = packet.len().checked_sub(header_len)?;
     let gso_size = usize::from(hdr.gso_size);
     if gso_size == 0 || gso_size > payload {
@@ -212,7 +232,7 @@ fn plan_segments(hdr: &VnetHdr, packet: &[u8]) -> Option<Plan> {
     if count > MAX_SEGMENTS {
         return None;
     }
-    let segments = Segments::new(&ip, tcp, transport, header_len, gso_size);
+    let segments = Segments::new(&ip, tcp, transport, link, header_len, gso_size);
     Some(Plan {
         packet_len: packet.len(),
         count,
@@ -256,13 +276,22 @@ fn write_checksummed(packet: &[u8], start: usize, field: usize, out: &mut [u8]) 
 }
 
 impl Segments {
-    fn new(ip: &IpView<'_>, tcp: bool, at: Transport, header_len: usize, gso_size: usize) -> Self {
+    /// `header_len` counts the `link` bytes in front of `ip`.
+    fn new(
+        ip: &IpView<'_>,
+        tcp: bool,
+        at: Transport,
+        link: usize,
+        header_len: usize,
+        gso_size: usize,
+    ) -> Self {
         let bytes = ip.bytes();
-        let header = &bytes[at.offset..header_len];
+        let header = &bytes[at.offset..header_len - link];
         let mut segments = Segments {
             ipv6: ip.is_ipv6(),
             tcp,
-            transport: at.offset,
+            link,
+            transport: link + at.offset,
             header_len,
             gso_size,
             ip_sum: 0,
@@ -305,13 +334,15 @@ impl Segments {
         out.copy_from_slice(header);
         let payload_sum = checksum::copy_and_sum(body, payload);
         let (ip, transport) = out.split_at_mut(self.transport);
+        let ip = &mut ip[self.link..];
+        let ip_len = total - self.link;
         if self.ipv6 {
-            ip[4..6].copy_from_slice(&be(total - IPV6_HEADER));
+            ip[4..6].copy_from_slice(&be(ip_len - IPV6_HEADER));
         } else {
             let id = self.id.wrapping_add(i as u16);
-            ip[2..4].copy_from_slice(&be(total));
+            ip[2..4].copy_from_slice(&be(ip_len));
             ip[4..6].copy_from_slice(&id.to_be_bytes());
-            let sum = self.ip_sum + word(total as u16) + word(id);
+            let sum = self.ip_sum + word(ip_len as u16) + word(id);
             ip[10..12].copy_from_slice(&checksum::finish(sum));
         }
 
@@ -356,7 +387,7 @@ fn be(len: usize) -> [u8; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::offload::sample::{Sample, payload, transport_valid};
+    use crate::offload::sample::{Sample, ethernet, payload, transport_valid};
     use proptest::prelude::*;
 
     #[test]
@@ -367,7 +398,7 @@ mod tests {
             let (header, packet) = sample.build_super(&data, 20_000);
             let headers = packet.len() - data.len();
             let expected = sample.segments(&data, 1400 - headers as u16);
-            let cut = resegment(&header, &packet, 1400).unwrap();
+            let cut = resegment(&header, &packet, 0, 1400).unwrap();
             assert_eq!(split(&cut, &packet), expected);
             // A single packet of that size is no different.
             let single = VnetHdr {
@@ -375,8 +406,25 @@ mod tests {
                 gso_size: 0,
                 ..header
             };
-            let cut = resegment(&single, &packet, 1400).unwrap();
+            let cut = resegment(&single, &packet, 0, 1400).unwrap();
             assert_eq!(split(&cut, &packet), expected);
+            // In a frame the limit counts the Ethernet header.
+            let frame = ethernet(Some(7), &packet);
+            let csum_start = header.csum_start + 18;
+            let single = VnetHdr {
+                csum_start,
+                ..single
+            };
+            let cut = resegment(&single, &frame, 18, 1418).unwrap();
+            assert_eq!(cut.gso_size, 1400 - headers as u16);
+            let plan = plan_at(&cut, &frame, 18).unwrap();
+            assert_eq!((plan.count(), plan.len_of(0)), (expected.len(), 1418));
+            assert_eq!(
+                resegment(&single, &[&frame[..], &[0]].concat(), 18, 1418),
+                None
+            );
+            assert_eq!(resegment(&single, &frame, frame.len(), 1418), None);
+            assert_eq!(resegment(&single, &frame, frame.len() + 1, 1418), None);
         }
     }
 
@@ -384,20 +432,20 @@ mod tests {
     fn what_fits_or_must_stay_whole_is_left_alone() {
         let sample = Sample::tcp(false);
         let (header, packet) = sample.build_super(&payload(4000), 1300);
-        assert_eq!(resegment(&header, &packet, 1400), None);
-        assert_eq!(resegment(&header, &packet, packet.len()), None);
+        assert_eq!(resegment(&header, &packet, 0, 1400), None);
+        assert_eq!(resegment(&header, &packet, 0, packet.len()), None);
         // Too small to be worth it.
-        assert_eq!(resegment(&header, &packet, 500), None);
+        assert_eq!(resegment(&header, &packet, 0, 500), None);
         for flag in [0x02, 0x04, 0x20] {
             let mut packet = packet.clone();
             packet[20 + 13] |= flag;
-            assert_eq!(resegment(&header, &packet, 1000), None);
+            assert_eq!(resegment(&header, &packet, 0, 1000), None);
         }
         let complete = VnetHdr { flags: 0, ..header };
-        assert_eq!(resegment(&complete, &packet, 1000), None);
+        assert_eq!(resegment(&complete, &packet, 0, 1000), None);
         let (header, packet) = Sample::udp(false).build_super(&payload(4000), 1300);
-        assert_eq!(resegment(&header, &packet, 1000), None);
-        assert_eq!(resegment(&header, &packet[..10], 5), None);
+        assert_eq!(resegment(&header, &packet, 0, 1000), None);
+        assert_eq!(resegment(&header, &packet[..10], 0, 5), None);
     }
 
     fn split(hdr: &VnetHdr, packet: &[u8]) -> Vec<Vec<u8>> {

@@ -90,6 +90,10 @@ pub(crate) struct FakeTun {
 impl FakeTun {
     /// A queue for the worker, and the kernel's side of it.
     pub(crate) fn new(vnet: bool) -> (TunQueue, FakeTun) {
+        Self::of_kind(DeviceKind::Tun, vnet)
+    }
+
+    pub(crate) fn of_kind(kind: DeviceKind, vnet: bool) -> (TunQueue, FakeTun) {
         let (ours, theirs) = socketpair(
             AddressFamily::Unix,
             SockType::SeqPacket,
@@ -105,7 +109,7 @@ impl FakeTun {
             uso: vnet,
         };
         let file = |end: OwnedFd| File::from(end);
-        let queue = TunQueue::from_file(file(theirs), DeviceKind::Tun, vnet, caps);
+        let queue = TunQueue::from_file(file(theirs), kind, vnet, caps);
         (queue, FakeTun { file: file(ours) })
     }
 
@@ -150,17 +154,28 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new(io: IoChoice, udp: UdpSocket, vnet: bool) -> Node {
+        Self::of_kind(DeviceKind::Tun, io, udp, vnet)
+    }
+
+    pub(crate) fn of_kind(kind: DeviceKind, io: IoChoice, udp: UdpSocket, vnet: bool) -> Node {
         let address = udp.local_addr().unwrap();
-        Node::start(io, Some(udp), address, vnet)
+        Node::start(kind, io, Some(udp), address, vnet)
     }
 
     /// One that has no socket.
     pub(crate) fn without_udp(io: IoChoice, vnet: bool) -> Node {
-        Node::start(io, None, ([127, 0, 0, 1], 0).into(), vnet)
+        let nowhere = ([127, 0, 0, 1], 0).into();
+        Node::start(DeviceKind::Tun, io, None, nowhere, vnet)
     }
 
-    fn start(io: IoChoice, udp: Option<UdpSocket>, address: SocketAddr, vnet: bool) -> Node {
-        let (queue, tun) = FakeTun::new(vnet);
+    fn start(
+        kind: DeviceKind,
+        io: IoChoice,
+        udp: Option<UdpSocket>,
+        address: SocketAddr,
+        vnet: bool,
+    ) -> Node {
+        let (queue, tun) = FakeTun::of_kind(kind, vnet);
         let worker = Worker::start(WorkerConfig {
             udp,
             tun: Some(queue),

@@ -28,6 +28,7 @@ mod noise;
 mod order;
 mod routed;
 mod streams;
+mod tap;
 
 const QUIET: Duration = Duration::from_millis(200);
 

@@ -18,17 +18,18 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::Shared;
 use super::engine::Engine;
 use super::receive::write_one;
 use super::streams;
+use super::{Counts, Shared};
 use crate::cipher::Segment;
 use crate::command::{Endpoint, PeerHandle};
 use crate::error::DropReason;
 use crate::forward::Destination;
+use crate::forward::vlan::{self, DevicePort};
+use crate::frame;
 use crate::icmp;
 use crate::ip::{self, IpView};
-use crate::key_slot::SendKey;
 use crate::mss;
 use crate::offload::split;
 use crate::offload::vnet_hdr::VnetHdr;
@@ -53,9 +54,6 @@ const SMALLEST_MTU: usize = 1280;
 
 /// Entries of the error queue read at once.
 const MAX_ERRORS: usize = 64;
-
-/// Longest too-big answer (RFC 4443 §2.4).
-const ANSWER_LEN: usize = 1280;
 
 /// What the stages work on.
 pub(super) struct Stage<'a> {
@@ -274,7 +272,7 @@ impl Transmit {
         let header = if message.vnet { VnetHdr::LEN } else { 0 };
         let packet = bytes[message.start..][..message.len].get(header..);
         let packet = packet.ok_or(DropReason::BadOffload)?;
-        match stage.peers.destination(packet) {
+        match stage.peers.destination(packet, message.vlan) {
             Destination::Peer(index) => self.place(index, source, stage),
             Destination::Everyone => self.place_for_all(source, stage),
             Destination::Nobody => Err(DropReason::NoRoute),
@@ -297,6 +295,7 @@ impl Transmit {
                 peer.halves.send
                     && peer.keys.sender_key_id().is_some()
                     && message.from != Some(peer.handle)
+                    && message.vlan == peer.vlan
             });
             if wanted && let Err(reason) = self.place(index, source, stage) {
                 stage.shared.counts.drop(reason, 1);
@@ -329,34 +328,35 @@ impl Transmit {
         let bytes = &mut bytes[message.start..message.start + message.len];
         let (header, packet) = split_header(bytes, message.vnet).ok_or(DropReason::BadOffload)?;
         let offset = message.len - packet.len();
+        let link = frame::link_len(stage.shared.kind, packet);
         if config.guard_recursion
-            && ip::destination(packet) == Some(config.endpoint.remote.ip().to_canonical())
+            && ip::destination(&packet[link..]) == Some(config.endpoint.remote.ip().to_canonical())
         {
             return Err(DropReason::RecursiveRouting);
         }
         if peer.keys.sender().is_none() {
             return Err(DropReason::NoRoute);
         }
-        if config.block_ipv6 && packet.first().is_some_and(|first| first >> 4 == 6) {
-            let mut answer = [0; ANSWER_LEN];
-            let written = icmp::no_route(inner(&message, stage), &mut answer);
+        if config.block_ipv6 && ip::version(&packet[link..]) == Some(6) {
+            let mut answer = [0; icmp::MAX_LEN];
+            let written = icmp::no_route_at(inner(&message, stage), link, &mut answer);
             self.reply(&message, &answer, written, stage);
             return Err(DropReason::BlockedIpv6);
         }
         let partial = header.flags & VnetHdr::NEEDS_CSUM != 0;
-        mss::clamp(packet, peer.mss_v4, peer.mss_v6, partial);
+        mss::clamp(&mut packet[link..], peer.mss_v4, peer.mss_v6, partial);
         let prefix = prefix(&config.endpoint);
         let limit = limit(&config.endpoint, peer.datagram_limit, stage.shared);
         let tos = match config.passtos && prefix == 0 {
-            true => IpView::parse(packet).map(|ip| ip.traffic_class()),
+            true => IpView::parse(&packet[link..]).map(|ip| ip.traffic_class()),
             false => None,
         };
         let fit = usize::from(config.segment_to).min(peer.gso_limit);
         let resegmented = match config.segment_to {
             0 => None,
-            _ => split::resegment(&header, packet, peer.max_inner(fit)),
+            _ => split::resegment(&header, packet, link, peer.max_inner(fit)),
         };
-        let plan = split::plan(&resegmented.unwrap_or(header), packet)?;
+        let plan = split::plan_at(&resegmented.unwrap_or(header), packet, link)?;
         if peer.cutter.is_some() {
             let packet = message.start + offset..message.start + message.len;
             self.place_fragmented(index, &message, packet, &plan, tos, stage)?;
@@ -374,8 +374,8 @@ impl Transmit {
             stage.shared.counts.drop(*reason, plan.count() - 1);
         })?;
         if stride > limit {
-            let mtu = largest_inner(key, limit);
-            self.answer_too_big(&message, mtu, stage);
+            let most = key.max_inner(limit);
+            self.answer_too_big(&message, most, stage);
             stage
                 .shared
                 .counts
@@ -384,11 +384,11 @@ impl Transmit {
         }
         let last = key.sealed_len(plan.len_of(plan.count() - 1));
         let mut hint = None;
-        if stride > peer.gso_limit && IpView::parse(packet).is_some_and(|ip| ip.is_tcp()) {
+        if stride > peer.gso_limit && IpView::parse(&packet[link..]).is_some_and(|ip| ip.is_tcp()) {
             // The kernel fragments what is larger than the path, as for any OpenVPN peer, but that
             // is slow and not every path lets fragments through.
-            let mtu = largest_inner(key, peer.gso_limit);
-            hint = peer.may_hint(stage.shared.now).then_some(mtu);
+            let most = key.max_inner(peer.gso_limit);
+            hint = peer.may_hint(stage.shared.now).then_some(most);
         }
         let per_send = match self.gso && stride <= peer.gso_limit {
             _ if prefix > 0 => MAX_SEGMENTS,
@@ -428,8 +428,8 @@ impl Transmit {
             inner_bytes += len;
             self.add(len, sealed);
         }
-        if let Some(mtu) = hint {
-            self.answer_too_big(&message, mtu, stage);
+        if let Some(most) = hint {
+            self.answer_too_big(&message, most, stage);
         }
         // What follows may fill the rest of the last group.
         self.group.max = per_send;
@@ -674,25 +674,30 @@ impl Transmit {
             return false;
         };
         let limit = peer.datagram_limit;
-        let Some(key) = peer.keys.sender() else {
-            return false;
-        };
         if limit == MAX_DATAGRAM {
             return false;
         }
-        let mtu = largest_inner(key, limit);
+        let Some(key) = peer.keys.sender() else {
+            return false;
+        };
+        let most = key.max_inner(limit);
         if message.from.is_some() {
             // Not in the middle of a flush; the next packet of this size is answered before it.
             return false;
         }
-        self.answer_too_big(&message, mtu, stage);
+        self.answer_too_big(&message, most, stage);
         true
     }
 
-    /// Tells the sender of a packet that it was too large.
-    fn answer_too_big(&mut self, message: &TunMessage, mtu: u16, stage: &mut Stage<'_>) {
-        let mut answer = [0; ANSWER_LEN];
-        let written = icmp::too_big(inner(message, stage), mtu, &mut answer);
+    /// Tells the sender of a packet that it was too large, because `most` bytes, link header included,
+    /// would have passed.
+    fn answer_too_big(&mut self, message: &TunMessage, most: usize, stage: &mut Stage<'_>) {
+        let mut answer = [0; icmp::MAX_LEN];
+        let kind = stage.shared.kind;
+        let packet = inner(message, stage);
+        let link = frame::link_len(kind, packet);
+        let mtu = u16::try_from(most.saturating_sub(link)).unwrap_or(u16::MAX);
+        let written = icmp::too_big_at(packet, link, mtu, &mut answer);
         self.reply(message, &answer, written, stage);
     }
 
@@ -700,7 +705,7 @@ impl Transmit {
     fn reply(
         &mut self,
         message: &TunMessage,
-        answer: &[u8; ANSWER_LEN],
+        answer: &[u8; icmp::MAX_LEN],
         written: Option<usize>,
         stage: &mut Stage<'_>,
     ) {
@@ -725,10 +730,46 @@ impl Transmit {
             len,
             vnet: false,
             from: None,
+            vlan: message.vlan,
         };
         let worker = peer.config.roles.send;
         let _ = stage.shared.handover.tun(worker, &answer[..len], &to);
     }
+}
+
+/// Sorts frames of the device into VLANs and takes their tags off; what the device must not send is
+/// dropped.
+pub(super) fn untag(
+    port: DevicePort,
+    messages: &mut Vec<TunMessage>,
+    bytes: &mut [u8],
+    counts: &mut Counts,
+) {
+    messages.retain_mut(|message| {
+        let whole = &mut bytes[message.start..][..message.len];
+        let Some((vlan, cut)) = untag_one(port, message.vnet, whole) else {
+            counts.drop(DropReason::Vlan, 1);
+            return false;
+        };
+        message.vlan = vlan;
+        message.start += cut;
+        message.len -= cut;
+        true
+    });
+}
+
+/// The VLAN of a frame, and how many bytes further it begins now.
+fn untag_one(port: DevicePort, vnet: bool, whole: &mut [u8]) -> Option<(u16, usize)> {
+    let (mut header, frame) = split_header(whole, vnet)?;
+    let from = port.from_device(frame)?;
+    if !from.tagged {
+        return Some((from.vlan, 0));
+    }
+    let cut = vlan::remove_tag(&mut header, frame);
+    if vnet {
+        header.write(&mut whole[cut..]);
+    }
+    Some((from.vlan, cut))
 }
 
 /// Takes in a path MTU that the kernel reported.
@@ -761,11 +802,6 @@ fn split_header(bytes: &mut [u8], vnet: bool) -> Option<(VnetHdr, &mut [u8])> {
     }
     let (header, packet) = bytes.split_at_mut_checked(VnetHdr::LEN)?;
     Some((VnetHdr::read(header)?, packet))
-}
-
-/// The largest inner packet whose datagram has at most `limit` bytes.
-fn largest_inner(key: &SendKey, limit: usize) -> u16 {
-    u16::try_from(key.max_inner(limit)).unwrap_or(u16::MAX)
 }
 
 /// A packet for peers, without the virtio header.

@@ -4,14 +4,19 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 use nix::sys::time::TimeVal;
-use ringway_dataplane::command::{Command, Endpoint, PeerConfig, PeerHandle, Roles};
+use nix::unistd::{getpid, gettid};
+use ringway_dataplane::command::{
+    Command, Endpoint, PeerConfig, PeerHandle, Roles, StreamConfig, StreamId,
+};
+use ringway_dataplane::fragment::Fragment;
+use ringway_dataplane::frame;
 use ringway_dataplane::framing::Framing;
 use ringway_dataplane::key_slot::{Cipher, DataFormat, DataKeys, Digest, DirectionKey};
 use ringway_dataplane::offload::coalesce::TunCaps;
@@ -30,7 +35,8 @@ thread_local! {
 }
 
 fn count() {
-    if !EXEMPT.get() {
+    // The first thread is the test harness, which says so when a test takes long.
+    if !EXEMPT.get() && gettid() != getpid() {
         COUNT.fetch_add(1, SeqCst);
     }
 }
@@ -61,19 +67,26 @@ static ALLOCATOR: Counting = Counting;
 pub(crate) struct End {
     pub(crate) worker: WorkerHandle,
     pub(crate) tun: File,
+    /// Bytes in front of each IP packet.
+    link: usize,
+    pub(crate) fragment: Option<Fragment>,
     pub(crate) remote: Endpoint,
     pub(crate) stats: Arc<PeerStats>,
 }
 
 impl End {
     pub(crate) fn start(io: IoChoice) -> Option<End> {
+        Self::of_kind(io, DeviceKind::Tun)
+    }
+
+    pub(crate) fn of_kind(io: IoChoice, kind: DeviceKind) -> Option<End> {
         let udp = UdpSocket::open(&UdpConfig {
             local: Some(Ipv4Addr::LOCALHOST.into()),
             ..UdpConfig::new(Family::V4)
         })
         .unwrap();
         let remote = Endpoint::new(udp.local_addr().unwrap());
-        let (tun, ours) = fake_tun();
+        let (tun, ours) = fake_device(kind);
         let worker = Worker::start(WorkerConfig {
             udp: Some(udp),
             tun: Some(tun),
@@ -85,9 +98,32 @@ impl End {
         Some(End {
             worker: worker.ok()?,
             tun: ours,
+            link: match kind {
+                DeviceKind::Tun => 0,
+                DeviceKind::Tap => frame::HEADER,
+            },
+            fragment: None,
             remote,
             stats: Arc::default(),
         })
+    }
+
+    /// Puts a TCP connection between the two.
+    pub(crate) fn join(a: &mut End, b: &mut End) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        let id = StreamId(0);
+        for (end, socket) in [(a, near), (b, far)] {
+            end.remote.stream = Some(id);
+            let config = StreamConfig {
+                queue_limit: 1000,
+                max_packet: 9200,
+            };
+            end.worker
+                .send(Command::AddStream(id, socket, config))
+                .unwrap();
+        }
     }
 
     pub(crate) fn config(&self, to: &End) -> PeerConfig {
@@ -96,7 +132,7 @@ impl End {
             float: false,
             tx_peer_id: Some(0),
             rx_peer_id: None,
-            fragment: None,
+            fragment: self.fragment,
             framing: Framing::None,
             mss_v4: 1400,
             mss_v6: 1380,
@@ -127,19 +163,31 @@ impl End {
     /// Hands a TCP packet (a super-packet when `gso_size` is not 0) to the worker. Returns its
     /// payload's length.
     pub(crate) fn inject(&self, payload: usize, gso_size: u16) -> usize {
-        inject(&self.tun, [10, 0, 0, 1, 10, 0, 0, 2], payload, gso_size)
+        let mut link = vec![0; self.link];
+        if let Some(ethertype) = link.last_chunk_mut() {
+            *ethertype = frame::IPV4.to_be_bytes();
+        }
+        let addresses = [10, 0, 0, 1, 10, 0, 0, 2];
+        inject(&self.tun, &link, addresses, payload, gso_size)
     }
 
     /// Payload bytes of the next write of the worker.
     pub(crate) fn payload_read(&self) -> usize {
-        payload_read(&self.tun)
+        payload_read(&self.tun, self.link)
     }
 }
 
-/// Hands a TCP packet with these addresses to whoever reads `tun`; its payload's length.
-pub(crate) fn inject(mut tun: &File, addresses: [u8; 8], payload: usize, gso_size: u16) -> usize {
+/// Hands a TCP packet with these addresses, behind this link header, to whoever reads `tun`; its
+/// payload's length.
+pub(crate) fn inject(
+    mut tun: &File,
+    link: &[u8],
+    addresses: [u8; 8],
+    payload: usize,
+    gso_size: u16,
+) -> usize {
     let len = 40 + payload;
-    let mut packet = vec![0u8; VnetHdr::LEN + len];
+    let mut packet = vec![0u8; VnetHdr::LEN + link.len() + len];
     VnetHdr {
         flags: VnetHdr::NEEDS_CSUM,
         gso_type: if gso_size == 0 {
@@ -147,13 +195,14 @@ pub(crate) fn inject(mut tun: &File, addresses: [u8; 8], payload: usize, gso_siz
         } else {
             VnetHdr::GSO_TCPV4
         },
-        hdr_len: 40,
+        hdr_len: 40 + link.len() as u16,
         gso_size,
-        csum_start: 20,
+        csum_start: 20 + link.len() as u16,
         csum_offset: 16,
     }
     .write(&mut packet);
-    let ip = &mut packet[VnetHdr::LEN..];
+    let (header, ip) = packet[VnetHdr::LEN..].split_at_mut(link.len());
+    header.copy_from_slice(link);
     ip[0] = 0x45;
     ip[2..4].copy_from_slice(&(len as u16).to_be_bytes());
     ip[8] = 64;
@@ -165,11 +214,11 @@ pub(crate) fn inject(mut tun: &File, addresses: [u8; 8], payload: usize, gso_siz
     payload
 }
 
-/// Payload bytes of the next write to `tun`.
-pub(crate) fn payload_read(mut tun: &File) -> usize {
+/// Payload bytes of the next write to `tun`, where `link` bytes stand in front of IP packets.
+pub(crate) fn payload_read(mut tun: &File, link: usize) -> usize {
     let mut packet = vec![0; 70_000];
     let len = tun.read(&mut packet).unwrap();
-    len - VnetHdr::LEN - 40
+    len - VnetHdr::LEN - link - 40
 }
 
 pub(crate) fn keys(cipher: Cipher, send: u8, recv: u8) -> DataKeys {
@@ -188,6 +237,10 @@ pub(crate) fn keys(cipher: Cipher, send: u8, recv: u8) -> DataKeys {
 
 /// A stand-in for a device's queue, and the kernel's side of it.
 pub(crate) fn fake_tun() -> (TunQueue, File) {
+    fake_device(DeviceKind::Tun)
+}
+
+pub(crate) fn fake_device(kind: DeviceKind) -> (TunQueue, File) {
     let (ours, theirs) = socketpair(
         AddressFamily::Unix,
         SockType::SeqPacket,
@@ -204,6 +257,6 @@ pub(crate) fn fake_tun() -> (TunQueue, File) {
         tso: true,
         uso: true,
     };
-    let tun = TunQueue::from_file(File::from(theirs), DeviceKind::Tun, true, caps);
+    let tun = TunQueue::from_file(File::from(theirs), kind, true, caps);
     (tun, File::from(ours))
 }

@@ -190,11 +190,7 @@ pub const DIRECTIVES: &[Directive] = &[
         GENERAL,
         "deprecated and only informational; set tun-mtu",
     ),
-    refused(
-        "lladdr",
-        PULL,
-        "a tun device has no link layer address; tap devices are not supported yet",
-    ),
+    yes("lladdr", 1, 1, PULL),
     yes("local", 1, 3, CONNECTION),
     yes("log", 1, 1, GENERAL),
     yes("log-append", 1, 1, GENERAL),

@@ -5,8 +5,9 @@ use crate::config::draft::{Draft, Given};
 use crate::config::lexer::quote;
 use crate::config::options::{PullFilter, PullFilterAction};
 use crate::config::values::{
-    choice, ifconfig, ifconfig_ipv6, inactive, interface_name, ipv6, metric, number, number_u32,
-    redirect_gateway, route, route_gateway, route_ipv6, seconds, topology,
+    choice, device_kind, hardware_address, ifconfig, ifconfig_ipv6, inactive, interface_name, ipv6,
+    metric, number, number_u32, redirect_gateway, route, route_gateway, route_ipv6, seconds,
+    topology,
 };
 
 /// Takes over an option of this group.
@@ -19,18 +20,15 @@ fn set_device(draft: &mut Draft, given: &mut Given<'_>) -> Result<bool, String> 
     match given.name {
         "dev" => {
             if given.arg(0) == "null" {
-                return Err("\"null\" is not supported yet; use tun".to_owned());
+                return Err("\"null\" is not supported yet; use tun or tap".to_owned());
             }
             options.dev = interface_name(given.arg(0))?;
         }
-        "dev-type" => match given.arg(0) {
-            "tun" => draft.dev_type_tun = true,
-            "tap" => draft.dev_type_tap = true,
-            other => return Err(format!("\"{other}\" is not one of: tun, tap")),
-        },
+        "dev-type" => draft.dev_type = Some(device_kind(given.arg(0))?),
         "dev-node" => options.dev_node = Some(given.path(given.arg(0))?),
         "persist-tun" => options.persist_tun = true,
         "txqueuelen" => options.txqueuelen = Some(number_u32(given.arg(0), 0..=i32::MAX as u32)?),
+        "lladdr" => options.lladdr = Some(hardware_address(given.arg(0))?),
         "topology" => options.topology = topology(given.arg(0))?,
         "ifconfig" => options.ifconfig = Some(ifconfig(given.args)?),
         "ifconfig-ipv6" => options.ifconfig_ipv6 = Some(ifconfig_ipv6(given.args)?),
@@ -41,9 +39,6 @@ fn set_device(draft: &mut Draft, given: &mut Given<'_>) -> Result<bool, String> 
     }
     Ok(true)
 }
-
-/// Also for a `dev` named `tap...`.
-pub(crate) const NO_TAP: &str = "tap devices are not supported yet; use tun on both ends";
 
 fn set_routes(draft: &mut Draft, given: &mut Given<'_>) -> Result<bool, String> {
     let options = &mut draft.options;

@@ -7,8 +7,6 @@ mod process;
 mod proxy;
 mod server;
 
-pub(super) use host::NO_TAP;
-
 use super::draft::{ConnectionDraft, Draft, Given};
 
 /// Takes over one option that the table calls honoured.

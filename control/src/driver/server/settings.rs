@@ -8,9 +8,10 @@ use std::time::Duration;
 use ringway_dataplane::command::Forwarding;
 use ringway_dataplane::tun::DeviceKind;
 use ringway_dataplane::udp::{Family as UdpFamily, UdpConfig};
-use ringway_dataplane::worker::WorkerOptions;
+use ringway_dataplane::worker::{WorkerOptions, Workers};
 use ringway_tuning::Limits;
 
+use super::tap;
 use crate::config::options::{Connection, Family, Options, Wrap};
 use crate::config::server::{ClientConfig, Listen, Rate, ServerOptions};
 use crate::driver::keepalive::KeepaliveConfig;
@@ -20,12 +21,6 @@ use crate::proto::acceptor::AcceptorConfig;
 use crate::proto::rate::RateLimit;
 use crate::proto::wrap::tls_crypt_v2::ServerKey;
 use crate::proto::wrap::{ClientWraps, V2Server};
-
-/// Longest packet in a TCP stream: what OpenVPN 2.6 and 2.7 take with their default MTU, and room for
-/// a larger `tun-mtu` of one's own (protocol §1).
-pub(super) fn max_stream_packet(connection: &Connection) -> usize {
-    1768.max(usize::from(connection.tun_mtu.max(connection.tun_mtu_max)) + 168)
-}
 
 /// How a listener's sockets are opened.
 pub(super) fn listen_config(options: &Options, place: &Listen, local: Option<IpAddr>) -> UdpConfig {
@@ -48,6 +43,19 @@ pub(super) fn listen_config(options: &Options, place: &Listen, local: Option<IpA
     config
 }
 
+/// How many workers serve each UDP listener: as many as asked for are shared out, at least one each.
+pub(super) fn workers_each(options: &Options, listen: &[Listen]) -> usize {
+    let listeners = listen.iter().filter(|place| !place.tcp).count();
+    (setup::workers(options) / listeners.max(1)).max(1)
+}
+
+/// How many queues the device needs.
+pub(in crate::driver) fn device_queues(options: &Options, settings: &ServerOptions) -> usize {
+    let listeners = settings.listen.iter().filter(|place| !place.tcp).count();
+    let workers = workers_each(options, &settings.listen) * listeners.max(1);
+    Workers::queues(forwarding(options, settings), workers)
+}
+
 /// How packets are moved; `listeners` are the workers of each UDP listener.
 pub(super) fn worker_options(options: &Options, listeners: Vec<Range<u16>>) -> WorkerOptions {
     WorkerOptions {
@@ -57,15 +65,13 @@ pub(super) fn worker_options(options: &Options, listeners: Vec<Range<u16>>) -> W
 }
 
 /// Which packets go where.
-pub(super) fn forwarding(settings: &ServerOptions) -> Forwarding {
-    Forwarding::Routed {
-        client_to_client: settings.client_to_client,
+pub(super) fn forwarding(options: &Options, settings: &ServerOptions) -> Forwarding {
+    match options.dev_type {
+        DeviceKind::Tun => Forwarding::Routed {
+            client_to_client: settings.client_to_client,
+        },
+        DeviceKind::Tap => tap::forwarding(settings),
     }
-}
-
-/// Kind of the device.
-pub(super) fn device_kind(_options: &Options) -> DeviceKind {
-    DeviceKind::Tun
 }
 
 /// What clients may come in, key files read now.

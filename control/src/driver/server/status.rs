@@ -2,12 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use ringway_dataplane::error::DropReason;
-use ringway_dataplane::stats::WorkerStats;
-
 use super::Server;
 use super::client::Stage;
 use crate::config::options::Options;
+use crate::driver::report;
 use crate::host::output_file::OutputFile;
 use crate::log;
 use crate::proto::Now;
@@ -105,20 +103,7 @@ impl Server<'_> {
         for line in text.lines() {
             log::notice!("{line}");
         }
-        let counters: [(&str, fn(&WorkerStats) -> &std::sync::atomic::AtomicU64); 6] = [
-            ("udp receive calls", |worker| &worker.udp_rx_calls),
-            ("udp send calls", |worker| &worker.udp_tx_calls),
-            ("tun read calls", |worker| &worker.tun_rx_calls),
-            ("tun write calls", |worker| &worker.tun_tx_calls),
-            ("batches", |worker| &worker.batches),
-            ("fallbacks", |worker| &worker.fallbacks),
-        ];
-        for (name, counter) in counters {
-            log::notice!("{name},{}", self.worker_stats.sum(counter));
-        }
-        for reason in DropReason::ALL {
-            log::notice!("drop {},{}", reason.name(), self.worker_stats.drops(reason));
-        }
+        report::log_workers(&self.worker_stats);
         let mut control = self.status.control;
         for client in self.clients.iter() {
             control.add(&client.tunnel.counters());
@@ -132,6 +117,7 @@ impl Server<'_> {
         for (number, listener) in self.listeners.udp.iter().enumerate() {
             let dropped = listener.control.kernel_drops().unwrap_or(0);
             log::notice!("control socket {number} overflow,{dropped}");
+            log::notice!("control socket {number} too long,{}", listener.too_long);
         }
         log::notice!("END");
     }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::*;
 use crate::framing::Framing;
 use crate::key_slot::SendKey;
+use crate::tun::DeviceKind;
 use crate::worker::handover::{Bell, Handover};
 use crate::worker::streams::Streams;
 use crate::worker::{
@@ -165,6 +166,7 @@ fn a_key_without_packet_ids_sends_what_it_can() {
             },
             counts: Counts::default(),
             stats: Arc::clone(&stats),
+            kind: DeviceKind::Tun,
             started: Instant::now(),
             now: 0,
         };

@@ -37,8 +37,7 @@ impl Transmit {
                     && let Some(cutter) = &peer.cutter
                 {
                     let most = Cut::longest(cutter.limit()) - peer.config.framing.added();
-                    let mtu = u16::try_from(most).unwrap_or(u16::MAX);
-                    self.answer_too_big(message, mtu, stage);
+                    self.answer_too_big(message, most, stage);
                 }
                 let rest = plan.count() - i - 1;
                 stage.shared.counts.drop(reason, rest);
