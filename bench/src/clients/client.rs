@@ -399,6 +399,7 @@ impl Client {
                 Event::Failed { reason, text } => {
                     return self.fail(scene, format!("{reason}: {text}"));
                 }
+                Event::Connected { tls, .. } => scene.report.tls = tls,
                 Event::PeerExit => return self.fail(scene, "the server left".to_owned()),
                 Event::Message(
                     message @ (ControlMessage::AuthFailed(_)

@@ -73,7 +73,8 @@ pub fn run(options: &Options) -> Result<()> {
     let swarm = Swarm::start(settings, None, 0)?;
     swarm.connect(options.count, options.at_once);
     let took = swarm.wait_up(options.count as usize, Duration::from_secs(60))?;
-    println!("all connected after {:.2} s", took.as_secs_f64());
+    let tls = swarm.report()?.tls;
+    println!("all connected after {:.2} s, {tls}", took.as_secs_f64());
     if options.echoes > 0 {
         let goal = |from| match options.mesh {
             true => Goal::Client((from + 1) % options.count),

@@ -23,6 +23,8 @@ pub struct Report {
     pub reasons: Vec<String>,
     /// From the first packet to the first data key that sends, in microseconds.
     pub connect: Histogram<u64>,
+    /// TLS version, suite and key exchange of the last login.
+    pub tls: String,
     /// Renegotiations that have brought a new key.
     pub rekeys: u64,
     /// Data packets that did not open.
@@ -54,6 +56,7 @@ impl Report {
             silent: 0,
             reasons: Vec::new(),
             connect: times(),
+            tls: String::new(),
             rekeys: 0,
             unopened: 0,
             sent: 0,

@@ -16,9 +16,12 @@ const AT_ONCE: usize = 32;
 /// Logins before anything is counted: caches and allocators settle.
 const WARM_UP: u32 = 50;
 
+/// Fewer take too few ticks of the kernel's clock for processor time, 10 ms each.
+const MIN_LOGINS: u32 = 1000;
+
 /// Logins that are counted.
 pub(super) fn count(scale: Scale) -> u32 {
-    (scale.peers / 2).max(100)
+    (scale.peers / 2).max(MIN_LOGINS)
 }
 
 /// Logins until so many are done; logins for each second of the server's processor time.
