@@ -156,12 +156,14 @@ fn a_proxy_that_refuses() -> Result<()> {
             "socks-proxy 192.0.2.2 3128",
             "none are configured",
         ),
-        (Kind::Http, "socks-proxy 192.0.2.2 3128", "proxy"),
+        (Kind::Http, "socks-proxy 192.0.2.2 3128", "timed out"),
     ] {
         let mut lab = Lab::new()?;
         let path = lab.direct()?;
         let _proxy = Proxy::start(&path.server, PROXY.parse()?, kind)?;
-        let spec = spec(Roles::Client, Aes256Gcm, V4, 1).client_line(line);
+        let spec = spec(Roles::Client, Aes256Gcm, V4, 1)
+            .client_line(line)
+            .client_line("connect-timeout 3");
         let mut link = spec.launch(lab, path)?;
         link.client.wait_for(says, SOON)?;
         link.client.wait_for("SIGUSR1[soft,proxy-error]", SOON)?;
@@ -318,6 +320,7 @@ fn spec(roles: Roles, cipher: Cipher, outside: Outside, workers: u16) -> LinkSpe
         ..LinkSpec::new(client, server)
     }
     .line("connect-retry 1")
+    .line("socket-flags TCP_NODELAY")
     .ringway_line(&format!("ringway-workers {workers}"))
 }
 
