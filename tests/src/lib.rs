@@ -70,7 +70,15 @@ pub fn missing() -> Vec<String> {
     if !Path::new("/dev/net/tun").exists() {
         missing.push("/dev/net/tun".to_owned());
     }
-    for tool in ["ip", "ethtool", "setpriv", "ping", "openvpn", "iperf3"] {
+    for tool in [
+        "ip",
+        "ethtool",
+        "setpriv",
+        "ping",
+        "openvpn",
+        "iperf3",
+        "smcrouted",
+    ] {
         if command::find(tool).is_none() {
             missing.push(tool.to_owned());
         }

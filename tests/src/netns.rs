@@ -316,7 +316,11 @@ fn kept(folder: &Path) -> bool {
     folder.join(KEEP_MARK).exists()
 }
 
-pub(crate) fn wire(a: &Namespace, a_name: &str, b: &Namespace, b_name: &str) -> Result<()> {
+/// Joins two namespaces by a veth pair, both ends up.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn wire(a: &Namespace, a_name: &str, b: &Namespace, b_name: &str) -> Result<()> {
     a.ip(&format!(
         "link add {a_name} type veth peer name {b_name} netns {}",
         b.name

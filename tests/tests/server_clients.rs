@@ -247,7 +247,9 @@ fn one_name_many_clients_up_to_the_limit() -> Result<()> {
             .start()?
             .check(|site| {
                 let programs = programs(server);
-                let clients = [0, 1].map(|n| ClientSpec::new(programs[n], n, "anna"));
+                let clients = [0, 1].map(|n| {
+                    ClientSpec::new(programs[n], n, "anna").line("explicit-exit-notify 2")
+                });
                 site.join_all(&clients)?;
                 let [one, other] = [site.inside(0)?, site.inside(1)?];
                 ensure!(one != other, "both have {one:?}");
@@ -260,7 +262,7 @@ fn one_name_many_clients_up_to_the_limit() -> Result<()> {
                 site.carries(1)?;
                 ensure!(site.clients[late].count(UP) == 0, "one too many");
                 // A place that gets free is taken.
-                site.clients[0].kill();
+                site.clients[0].stop()?;
                 site.clients[late]
                     .wait_up(SOON)
                     .context("after a place got free")?;
