@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use crossbeam::channel::Sender;
 
+use crate::forward::mac_table::Station;
+use crate::forward::vlan::DevicePort;
 use crate::fragment::Fragment;
 use crate::framing::Framing;
 use crate::key_slot::DataKeys;
@@ -78,6 +80,25 @@ pub enum Forwarding {
         /// without it everything from a peer goes to the device.
         client_to_client: bool,
     },
+    /// Ethernet frames by hardware address, learned from what peers send: a switch.
+    Switched {
+        /// Frames from peer to peer do not need the kernel, and broadcasts reach the other peers too;
+        /// without it everything from a peer goes to the device.
+        client_to_client: bool,
+        /// An address is not used before [`Command::AdmitStation`].
+        ask_first: bool,
+        /// `vlan-tagging`: how the device takes part.
+        vlan: Option<DevicePort>,
+    },
+}
+
+/// What a peer of a switch may send.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Port {
+    /// The VLAN its frames belong to; [`crate::forward::vlan::NONE`] without `vlan-tagging`.
+    pub vlan: u16,
+    /// How many hardware addresses may be behind it.
+    pub stations: u32,
 }
 
 /// What a worker must know of a peer besides its keys.
@@ -171,6 +192,14 @@ pub enum Command {
     AddRoute(PeerHandle, Prefix),
     /// Takes a prefix away from a peer; nothing happens when it is not that peer's.
     RemoveRoute(PeerHandle, Prefix),
+    /// Makes a known peer a port of the switch ([`Forwarding::Switched`]): no frame of its is taken
+    /// before. With another VLAN than before its addresses are forgotten.
+    SetPort(PeerHandle, Port),
+    /// A peer may have an address of which [`Event::Learned`] told.
+    AdmitStation(PeerHandle, Station),
+    /// Forgets the addresses that have not been heard for so many seconds; [`Event::Forgotten`] tells of
+    /// each.
+    ForgetStations(u32),
     /// Seals and sends one payload (a ping, an OCC message) as a data packet.
     SendPayload(PeerHandle, Vec<u8>),
     /// A data packet that arrived at the control socket of this listener: handled like one that a worker
@@ -221,6 +250,17 @@ pub enum Event {
     /// dropped; at most once a second for each peer. When the other one is removed, or has moved, the
     /// next packet moves this peer there.
     FloatConflict(PeerHandle, Endpoint),
+    /// A peer of a switch sent a frame from an address that is new, or was another's.
+    Learned {
+        /// The peer.
+        peer: PeerHandle,
+        /// The address.
+        station: Station,
+        /// An address that this peer lost for it, because it may not have more.
+        replaced: Option<Station>,
+    },
+    /// An address has not been heard for long enough ([`Command::ForgetStations`]).
+    Forgotten(PeerHandle, Station),
     /// A TCP connection has ended: the last of its events, exactly one for each that was added,
     /// unless the worker ends first. Its id may be used again.
     StreamClosed(StreamId, StreamEnd),

@@ -13,6 +13,7 @@ use std::io::{IoSlice, Read, Write};
 use arrayvec::ArrayVec;
 
 use crate::cipher::Segment;
+use crate::forward::vlan;
 use crate::offload::coalesce::{self, TunWrite};
 use crate::pool::{BATCH_BYTES, Failures, Inbox, MAX_MESSAGES, SLOT_LEN, TunMessage};
 use crate::tun::TunQueue;
@@ -97,6 +98,7 @@ impl Device {
                         len,
                         vnet: queue.has_vnet_header(),
                         from: None,
+                        vlan: vlan::NONE,
                     });
                     cursor += len.next_multiple_of(64);
                 }

@@ -42,7 +42,8 @@ pub enum DropReason {
     BlockedIpv6,
     /// Another worker holds the session and has fallen behind: its queue is full.
     HandoverFull,
-    /// From a peer: the inner source address is not one of that peer's.
+    /// From a peer: the inner source address is not one of that peer's; on a TAP server a hardware
+    /// address that it may not have, or not yet.
     InnerSource,
     /// From a peer: the inner source is an IPv6 link-local address, which no peer owns. Every host sends
     /// such packets of itself, so they have a counter of their own.
@@ -55,11 +56,14 @@ pub enum DropReason {
     BadFragment,
     /// With `fragment`: a part whose packet was given up, because other parts did not come in time.
     LostFragment,
+    /// With `vlan-tagging`: a frame with a tag that may not be, or for a device that does not take its
+    /// VLAN.
+    Vlan,
 }
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [DropReason; 24] = [
+    pub const ALL: [DropReason; 25] = [
         DropReason::Malformed,
         DropReason::UnknownPeer,
         DropReason::NoKey,
@@ -84,6 +88,7 @@ impl DropReason {
         DropReason::StreamFull,
         DropReason::BadFragment,
         DropReason::LostFragment,
+        DropReason::Vlan,
     ];
 
     /// A short name for statistics: lower case, words joined by `-`.
@@ -113,6 +118,7 @@ impl DropReason {
             DropReason::StreamFull => "stream-full",
             DropReason::BadFragment => "bad-fragment",
             DropReason::LostFragment => "lost-fragment",
+            DropReason::Vlan => "vlan",
         }
     }
 }

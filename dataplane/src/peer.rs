@@ -8,8 +8,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::command::{Endpoint, Forwarding, PeerConfig, PeerHandle, Prefix, Roles, StreamId};
-use crate::forward::{Destination, Routes};
+use crate::command::{Endpoint, Forwarding, PeerConfig, PeerHandle, Port, Prefix, Roles, StreamId};
+use crate::forward::mac_table::Station;
+use crate::forward::vlan::{self, DevicePort};
+use crate::forward::{Destination, Receivers, Routes, Switch};
 use crate::fragment::{self, Cutter, Reassembler};
 use crate::frame;
 use crate::framing::Framing;
@@ -48,6 +50,8 @@ pub(crate) struct Peer {
     pub(crate) reassembler: Option<Box<Reassembler>>,
     /// Which halves of its session this worker holds.
     pub(crate) halves: Halves,
+    /// The VLAN it is in.
+    pub(crate) vlan: u16,
     /// Bytes and packets under each key_id since its key was installed.
     pub(crate) sent: [Totals; 8],
     pub(crate) received: [Totals; 8],
@@ -92,6 +96,8 @@ pub(crate) enum Note {
     Epoch(u8, u16),
     /// Largest MSS for IPv4 and IPv6.
     Mss(u16, u16),
+    /// A hardware address was heard behind it.
+    Station(Station),
 }
 
 /// The last note of each kind.
@@ -136,6 +142,7 @@ impl Peer {
             cutter: sends.map(Cutter::new),
             reassembler: receives.map(|_| reassembler(&config)),
             halves,
+            vlan: vlan::NONE,
             mss_v4: config.mss_v4,
             mss_v6: config.mss_v6,
             config,
@@ -401,7 +408,7 @@ impl Peer {
     fn take_note(&mut self, note: Note) {
         match note {
             // The table's business, which finds peers by it.
-            Note::Endpoint(_) => {}
+            Note::Endpoint(_) | Note::Station(_) => {}
             Note::Epoch(key_id, epoch) => self.keys.advance_epoch(key_id, epoch),
             Note::Mss(v4, v6) => (self.mss_v4, self.mss_v6) = (v4, v6),
         }
@@ -525,6 +532,55 @@ impl PeerTable {
         }
     }
 
+    /// Makes a peer a port of the switch.
+    pub(crate) fn set_port(&mut self, handle: PeerHandle, port: Port) {
+        let index = self.index_of(handle);
+        let Some((peer, routes)) = index.and_then(|index| self.with_routes(index)) else {
+            return;
+        };
+        let moved = std::mem::replace(&mut peer.vlan, port.vlan) != port.vlan;
+        if let Some(switch) = routes.switch_mut() {
+            if moved {
+                switch.remove_peer(handle);
+            }
+            switch.set_port(handle, port);
+        }
+    }
+
+    /// A peer may have an address.
+    pub(crate) fn admit(&mut self, handle: PeerHandle, station: Station, now: u32) {
+        if let Some(switch) = self.routes.switch_mut() {
+            switch.admit(now, station, handle);
+        }
+    }
+
+    /// Forgets the addresses not heard for `age` seconds. `tell` is told of those of peers that are heard
+    /// here; what it refuses to hear stays.
+    pub(crate) fn forget_stations(
+        &mut self,
+        now: u32,
+        age: u32,
+        tell: &mut dyn FnMut(PeerHandle, Station) -> bool,
+    ) {
+        let (slots, by_handle) = (&self.slots, &self.by_handle);
+        let is_heard_here = |handle: PeerHandle| {
+            let index = by_handle.get(&handle).copied();
+            let peer = index.and_then(|index| slots[index].as_ref());
+            peer.is_some_and(|peer| peer.halves.receive)
+        };
+        if let Some(switch) = self.routes.switch_mut() {
+            switch.expire(now, age, |handle, station| {
+                !is_heard_here(handle) || tell(handle, station)
+            });
+        }
+    }
+
+    /// How the device takes part in VLANs, if there are any.
+    #[inline]
+    pub(crate) fn device_port(&self) -> Option<DevicePort> {
+        self.routes.switch().and_then(Switch::device)
+    }
+
     /// Adds a peer, or gives a known one a new configuration.
     pub(crate) fn set(&mut self, handle: PeerHandle, config: PeerConfig) {
         if let Some(&index) = self.by_handle.get(&handle) {
@@ -568,6 +624,9 @@ impl PeerTable {
         if let Some(index) = self.by_handle.remove(&handle) {
             self.unindex(index);
             self.routes.remove_peer(index);
+            if let Some(switch) = self.routes.switch_mut() {
+                switch.remove_peer(handle);
+            }
             self.slots[index] = None;
             self.free.push(index);
             for list in [&mut self.touched, &mut self.timed] {
@@ -605,12 +664,12 @@ impl PeerTable {
 
     /// The peer in this slot, and what decides about its packets.
     #[inline]
-    pub(crate) fn with_routes(&mut self, index: usize) -> Option<(&mut Peer, &Routes)> {
+    pub(crate) fn with_routes(&mut self, index: usize) -> Option<(&mut Peer, &mut Routes)> {
         let peer = self.slots.get_mut(index)?.as_deref_mut()?;
         if !std::mem::replace(&mut peer.touched, true) {
             self.touched.push(index);
         }
-        Some((peer, &self.routes))
+        Some((peer, &mut self.routes))
     }
 
     /// Publishes the counters of the peers that anything was done with, and passes on with `tell`
@@ -628,12 +687,17 @@ impl PeerTable {
     }
 
     /// Takes in what another worker says of a session whose other half it holds.
-    pub(crate) fn take_note(&mut self, handle: PeerHandle, note: Note) {
+    pub(crate) fn take_note(&mut self, handle: PeerHandle, note: Note, now: u32) {
         let Some(index) = self.index_of(handle) else {
             return;
         };
         match note {
             Note::Endpoint(endpoint) => self.relocate(index, endpoint),
+            Note::Station(station) => {
+                if let Some(switch) = self.routes.switch_mut() {
+                    switch.hear(now, station, handle);
+                }
+            }
             note => {
                 if let Some(peer) = self.get(index) {
                     peer.take_note(note);
@@ -746,9 +810,20 @@ impl PeerTable {
             })
     }
 
-    /// Where an inner packet from the TUN device goes: in point to point to the only peer there is.
+    /// Which peers an inner packet goes to: in point to point the only one there is. The VLAN counts for a
+    /// switch.
     #[inline]
-    pub(crate) fn destination(&self, packet: &[u8]) -> Destination {
+    pub(crate) fn destination(&self, packet: &[u8], vlan: u16) -> Destination {
+        if let Some(switch) = self.routes.switch() {
+            return match switch.receivers(vlan, packet) {
+                Receivers::Everyone => Destination::Everyone,
+                Receivers::Nobody => Destination::Nobody,
+                Receivers::Peer(handle) => match self.index_of(handle) {
+                    Some(index) => Destination::Peer(index),
+                    None => Destination::Nobody,
+                },
+            };
+        }
         if self.is_server() {
             let link = frame::link_len(self.kind, packet);
             return match IpView::parse(&packet[link..]) {

@@ -78,6 +78,8 @@ pub(crate) struct TunMessage {
     pub(crate) vnet: bool,
     /// The peer it came from, to whom it does not go back; `None`: from the TUN device.
     pub(crate) from: Option<PeerHandle>,
+    /// The VLAN it belongs to; only peers of that one get it.
+    pub(crate) vlan: u16,
 }
 
 /// One send: a run of sealed datagrams in the send slab.

@@ -393,6 +393,11 @@ impl Worker {
             &mut self.transmit,
         )?;
 
+        self.shared.counts.tun_rx_calls += self.inbox.tun.len() as u64;
+        if let Some(port) = self.peers.device_port() {
+            let bytes = self.engine.tun_bytes_mut();
+            transmit::untag(port, &mut self.inbox.tun, bytes, &mut self.shared.counts);
+        }
         self.transmit.packets(&mut Stage {
             engine: &mut self.engine,
             peers: &mut self.peers,
@@ -404,7 +409,6 @@ impl Worker {
 
         self.engine.release(&self.inbox);
         self.shared.counts.udp_rx_calls += self.inbox.rx_calls;
-        self.shared.counts.tun_rx_calls += self.inbox.tun.len() as u64;
         let held = match self.peers.only_stream() {
             // Its packets have nowhere else to go: the device keeps them, and tells who sends them.
             Some(id) => self.shared.streams.awaits_room(id),
@@ -448,7 +452,7 @@ impl Worker {
 
     fn handed_over(&mut self, batch: &mut Batch) {
         for &(handle, note) in &batch.notes {
-            self.peers.take_note(handle, note);
+            self.peers.take_note(handle, note, self.shared.now);
         }
         for &(address, mtu) in &batch.path_mtus {
             transmit::learn_path_mtu(address, mtu, &mut self.peers, &mut self.shared);
@@ -571,6 +575,17 @@ impl Worker {
             Command::SetForwarding(forwarding) => self.peers.set_forwarding(forwarding),
             Command::AddRoute(handle, prefix) => self.peers.add_route(handle, prefix),
             Command::RemoveRoute(handle, prefix) => self.peers.remove_route(handle, prefix),
+            Command::SetPort(handle, port) => self.peers.set_port(handle, port),
+            Command::AdmitStation(handle, station) => {
+                self.peers.admit(handle, station, self.shared.now);
+            }
+            Command::ForgetStations(age) => {
+                let outbox = &mut self.shared.outbox;
+                self.peers
+                    .forget_stations(self.shared.now, age, &mut |handle, station| {
+                        outbox.send(Event::Forgotten(handle, station))
+                    });
+            }
             Command::InstallKey(handle, key_id, keys) => {
                 let Some(peer) = self.peers.by_handle(handle) else {
                     return;

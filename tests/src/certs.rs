@@ -1,8 +1,8 @@
 //! Certificates and static keys for one lab.
 //!
-//! A certificate authority, one server and one client certificate with the extended key usages
-//! that `remote-cert-tls` wants, an expired and a foreign one for trying refusals, and the key files of the three control channel wraps (protocol
-//! document §4).
+//! A certificate authority, certificates with the extended key usages that `remote-cert-tls`
+//! wants, an expired and a foreign one for trying refusals, revocation lists, and the key files of
+//! the three control channel wraps (protocol document §4).
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use rand::RngCore as _;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevocationReason,
+    RevokedCertParams, SerialNumber,
 };
 
 use crate::command;
@@ -39,40 +40,7 @@ impl Pki {
     /// # Errors
     /// When a file cannot be written.
     pub fn new(folder: &Path, kind: KeyKind) -> Result<Self> {
-        fs::create_dir_all(folder)?;
-        let pki = Self {
-            folder: folder.to_owned(),
-        };
-        let authority = authority("Ringway lab authority", kind)?;
-        pki.write("ca.crt", &authority.pem())?;
-        for (name, usage) in [
-            ("server", ExtendedKeyUsagePurpose::ServerAuth),
-            ("client", ExtendedKeyUsagePurpose::ClientAuth),
-            ("expired", ExtendedKeyUsagePurpose::ServerAuth),
-        ] {
-            let key = key(kind)?;
-            let mut params = CertificateParams::new(vec![format!("{name}.lab.invalid")])?;
-            params.distinguished_name.push(DnType::CommonName, name);
-            params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-            if kind == KeyKind::Rsa2048 {
-                params.key_usages.push(KeyUsagePurpose::KeyEncipherment);
-            }
-            params.extended_key_usages = vec![usage];
-            if name == "expired" {
-                params.not_before = rcgen::date_time_ymd(2019, 1, 1);
-                params.not_after = rcgen::date_time_ymd(2020, 1, 1);
-            }
-            let certificate = params.signed_by(&key, &authority)?;
-            pki.write(&format!("{name}.crt"), &certificate.pem())?;
-            pki.write(&format!("{name}.key"), &key.serialize_pem())?;
-        }
-        // A certificate for trying what happens with the wrong authority.
-        let stranger = self_signed_client("stranger", kind)?;
-        pki.write("stranger.crt", &stranger.0)?;
-        pki.write("stranger.key", &stranger.1)?;
-        pki.write("tls-auth.key", &static_key())?;
-        pki.write("tls-crypt.key", &static_key())?;
-        Ok(pki)
+        Ok(Authority::new(folder, kind)?.pki)
     }
 
     /// Adds `v2-server.key` and `v2-client.key`, made by `openvpn --genkey`.
@@ -115,6 +83,125 @@ impl Pki {
             .with_context(|| format!("cannot write {}", path.display()))?;
         file.write_all(content.as_bytes())?;
         Ok(())
+    }
+}
+
+/// A certificate authority that goes on issuing and revoking while a lab runs.
+pub struct Authority {
+    pki: Pki,
+    kind: KeyKind,
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    /// Names in the order their certificates were made; a serial number is the place plus one.
+    issued: Vec<String>,
+    revocations: u64,
+}
+
+impl Authority {
+    /// Makes everything but the tls-crypt-v2 keys in `folder`.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn new(folder: &Path, kind: KeyKind) -> Result<Self> {
+        fs::create_dir_all(folder)?;
+        let mut authority = Self {
+            pki: Pki {
+                folder: folder.to_owned(),
+            },
+            kind,
+            issuer: authority("Ringway lab authority", kind)?,
+            issued: Vec::new(),
+            revocations: 0,
+        };
+        let pki = authority.pki.clone();
+        pki.write("ca.crt", &authority.issuer.pem())?;
+        authority.issue("server", ExtendedKeyUsagePurpose::ServerAuth)?;
+        authority.issue_client("client")?;
+        authority.issue("expired", ExtendedKeyUsagePurpose::ServerAuth)?;
+        // A certificate for trying what happens with the wrong authority.
+        let stranger = self_signed_client("stranger", kind)?;
+        pki.write("stranger.crt", &stranger.0)?;
+        pki.write("stranger.key", &stranger.1)?;
+        pki.write("tls-auth.key", &static_key())?;
+        pki.write("tls-crypt.key", &static_key())?;
+        Ok(authority)
+    }
+
+    /// The files made up to now.
+    #[must_use]
+    pub fn pki(&self) -> &Pki {
+        &self.pki
+    }
+
+    /// Makes `name.crt` and `name.key` for a client with that common name.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn issue_client(&mut self, name: &str) -> Result<()> {
+        self.issue(name, ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
+    /// Writes `crl.pem`, a list that revokes the certificates with these names; an empty list
+    /// revokes nobody. The file is replaced in one step.
+    ///
+    /// # Errors
+    /// When a name was never issued or the file cannot be written.
+    pub fn revoke(&mut self, names: &[&str]) -> Result<()> {
+        self.revocations += 1;
+        let mut revoked_certs = Vec::new();
+        for name in names {
+            revoked_certs.push(RevokedCertParams {
+                serial_number: SerialNumber::from(self.serial(name)?),
+                revocation_time: rcgen::date_time_ymd(2024, 1, 1),
+                reason_code: Some(RevocationReason::KeyCompromise),
+                invalidity_date: None,
+            });
+        }
+        let list = CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2024, 1, 1),
+            next_update: rcgen::date_time_ymd(2124, 1, 1),
+            crl_number: SerialNumber::from(self.revocations),
+            issuing_distribution_point: None,
+            revoked_certs,
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        self.pki
+            .write("crl.new", &list.signed_by(&self.issuer)?.pem()?)?;
+        let (from, to) = (self.pki.file("crl.new"), self.pki.file("crl.pem"));
+        fs::rename(&from, &to).with_context(|| format!("cannot write {}", to.display()))
+    }
+
+    fn serial(&self, name: &str) -> Result<u64> {
+        let place = self.issued.iter().position(|issued| issued == name);
+        Ok(place.with_context(|| format!("{name} has no certificate"))? as u64 + 1)
+    }
+
+    fn issue(&mut self, name: &str, usage: ExtendedKeyUsagePurpose) -> Result<()> {
+        let key = key(self.kind)?;
+        let mut params = CertificateParams::new(vec![format!("{name}.lab.invalid")])?;
+        self.issued.push(name.to_owned());
+        params.serial_number = Some(SerialNumber::from(self.serial(name)?));
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        if self.kind == KeyKind::Rsa2048 {
+            params.key_usages.push(KeyUsagePurpose::KeyEncipherment);
+        }
+        params.extended_key_usages = vec![usage];
+        if name == "expired" {
+            params.not_before = rcgen::date_time_ymd(2019, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        }
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        self.pki.write(&format!("{name}.crt"), &certificate.pem())?;
+        self.pki.write(&format!("{name}.key"), &key.serialize_pem())
+    }
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authority")
+            .field("pki", &self.pki)
+            .field("issued", &self.issued)
+            .finish_non_exhaustive()
     }
 }
 

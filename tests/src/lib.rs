@@ -14,6 +14,7 @@
 //! * [`certs`] makes certificates and static keys,
 //! * [`peer`] writes configurations, starts a VPN process and watches its log,
 //! * [`link`] puts the three together: two ends, started and checked,
+//! * [`site`] does so for one server and several clients,
 //! * [`traffic`] drives the helper program (its inside is [`helper`]),
 //! * [`proxy`] is what some only get out through, [`relay`] is the bad link, [`iperf`] and [`measure`] the stop watch.
 //!
@@ -30,6 +31,7 @@ pub mod netns;
 pub mod peer;
 pub mod proxy;
 pub mod relay;
+pub mod site;
 pub mod traffic;
 
 use std::io::Write as _;

@@ -316,7 +316,7 @@ fn kept(folder: &Path) -> bool {
     folder.join(KEEP_MARK).exists()
 }
 
-fn wire(a: &Namespace, a_name: &str, b: &Namespace, b_name: &str) -> Result<()> {
+pub(crate) fn wire(a: &Namespace, a_name: &str, b: &Namespace, b_name: &str) -> Result<()> {
     a.ip(&format!(
         "link add {a_name} type veth peer name {b_name} netns {}",
         b.name
@@ -326,7 +326,7 @@ fn wire(a: &Namespace, a_name: &str, b: &Namespace, b_name: &str) -> Result<()> 
     Ok(())
 }
 
-fn address(namespace: &Namespace, interface: &str, v4: &str, v6: &str) -> Result<()> {
+pub(crate) fn address(namespace: &Namespace, interface: &str, v4: &str, v6: &str) -> Result<()> {
     namespace.ip(&format!("addr add {v4} dev {interface}"))?;
     namespace.ip(&format!("addr add {v6} dev {interface} nodad"))?;
     Ok(())

@@ -6,6 +6,8 @@
 //!     worker control packet -> Tunnel -> transmits (UDP), events -> worker commands, interface
 //! ```
 
+mod update;
+
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -27,7 +29,7 @@ use super::keepalive::{Due, Keepalive, Sample};
 use super::link::{self, Link, Prepared};
 use super::remotes::Target;
 use super::{Cause, Ending, Program, report, setup};
-use crate::config::options::{Options, Proto};
+use crate::config::options::{Connection, Options, Proto};
 use crate::config::pushed::{self, PulledOptions, PushOutcome};
 use crate::host::script::Hook;
 use crate::host::signals::Signal;
@@ -54,7 +56,9 @@ const EVENTS_PER_TURN: usize = 64;
 pub(super) struct Attempt<'p> {
     program: &'p mut Program,
     target: Target,
-    /// What was configured, with what was pushed written over it.
+    /// The connection as it was configured.
+    configured: Connection,
+    /// What was configured, with what was pushed written over it; `target` likewise.
     options: Options,
     mode: Mode,
     link: Link,
@@ -134,6 +138,7 @@ impl<'p> Attempt<'p> {
             warned: [0; 2],
             next_warning: now.instant,
             program,
+            configured: target.connection.clone(),
             target,
             options,
             mode,
@@ -258,8 +263,10 @@ impl<'p> Attempt<'p> {
                     }
                 }
                 WorkerEvent::Floated(_, endpoint) => self.floated(endpoint),
-                // One peer has nobody to be in conflict with.
-                WorkerEvent::FloatConflict(..) => {}
+                // A server's alone.
+                WorkerEvent::FloatConflict(..)
+                | WorkerEvent::Learned { .. }
+                | WorkerEvent::Forgotten(..) => {}
                 WorkerEvent::StreamClosed(_, end) => {
                     log::notice!(in Link, "Connection reset, restarting: {}", link::end_text(end));
                     self.end(Ending::RESTART, Cause::Reason("connection-reset"));
@@ -334,9 +341,7 @@ impl<'p> Attempt<'p> {
             tunnel::Event::PushReply(lines) => self.take_push_reply(&lines),
             tunnel::Event::AuthToken(lines) => self.take_late_push(&lines),
             tunnel::Event::Message(message) => self.take_message(message),
-            tunnel::Event::PushUpdate(_) => {
-                log::notice!(in Negotiation, "ignoring PUSH_UPDATE");
-            }
+            tunnel::Event::PushUpdate(lines) => self.take_push_update(&lines),
             tunnel::Event::PeerExit => self.peer_left(),
             // Those are about the clients of a server.
             tunnel::Event::ClientKey(_)
@@ -474,18 +479,22 @@ impl<'p> Attempt<'p> {
 
     fn add_routes(&mut self) {
         self.routes_at = None;
-        let remote = self.peer.map(|e| e.remote.ip());
-        let errors = match &mut self.program.interface {
-            Some(interface) => interface.add_routes(&self.options, remote, &mut self.program.env),
-            None => 0,
-        };
-        super::log_completed(errors);
+        self.install_routes();
         log::info!(
             "tunnel up after {:.1} s",
             self.started.elapsed().as_secs_f64()
         );
         log_recovery(self.program.last_data.take());
         self.program.note_up();
+    }
+
+    fn install_routes(&mut self) {
+        let remote = self.peer.map(|e| e.remote.ip());
+        let errors = match &mut self.program.interface {
+            Some(interface) => interface.add_routes(&self.options, remote, &mut self.program.env),
+            None => 0,
+        };
+        super::log_completed(errors);
     }
 
     // ---- push ----------------------------------------------------------------------------------

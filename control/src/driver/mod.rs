@@ -42,6 +42,7 @@ use link::Link;
 use proxies::ProxyLogins;
 use remotes::{Remotes, Target, resolve_local};
 use report::{StatusFile, Totals};
+use server::Secrets;
 
 use crate::cli::TunRequest;
 use crate::config::diagnostic::Diagnostic;
@@ -293,6 +294,8 @@ pub(crate) struct Program {
     cause: Cause,
     /// Key files of control packets, read at start: later they may be out of reach.
     wraps: Vec<(Wrap, WrapConfig)>,
+    /// The same of a server.
+    secrets: Option<Secrets>,
     /// What `local` resolved to (`persist-local-ip`).
     local: Option<(String, IpAddr)>,
     status: Option<StatusFile>,
@@ -316,6 +319,11 @@ impl Program {
             options.chroot.as_deref(),
         )
         .map_err(Ending::fatal)?;
+        let (wraps, secrets) = match &options.server {
+            Some(settings) => (Vec::new(), Some(Secrets::read(&options, settings))),
+            None => (setup::wrap_configs(&options).map_err(Ending::fatal)?, None),
+        };
+        let secrets = secrets.transpose().map_err(Ending::fatal)?;
         let mut env = ScriptEnv::new();
         setup::base_environment(&options, &mut env);
         Ok(Program {
@@ -329,7 +337,8 @@ impl Program {
             kept: None,
             interface_options: None,
             last_data: None,
-            wraps: setup::wrap_configs(&options).map_err(Ending::fatal)?,
+            wraps,
+            secrets,
             local: None,
             status: open_status(&options).map_err(Ending::fatal)?,
             options,

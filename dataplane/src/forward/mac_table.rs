@@ -47,6 +47,8 @@ impl std::fmt::Display for Station {
 pub enum Learned {
     /// Nothing: the address was known to be there.
     Known,
+    /// Only that the known address is still there: it was last heard in another second.
+    Heard,
     /// A new address. `replaced` was forgotten for it.
     New {
         /// An address of the same peer.
@@ -199,7 +201,10 @@ impl MacTable {
         }
         if old.known.peer == peer {
             self.last = slot;
-            return Learned::Known;
+            return match old.known.heard == now {
+                true => Learned::Known,
+                false => Learned::Heard,
+            };
         }
         // It leaves a slot and takes one, so only the peer's limit counts.
         let replaced = match self.make_room_for(peer, now) {
@@ -260,6 +265,51 @@ impl MacTable {
         Learned::New { replaced }
     }
 
+    /// As [`MacTable::learn`], but what is new to the peer is not its own before it is admitted
+    /// ([`MacTable::admit`]): until then it stays where it was, or is nobody's. The answer is
+    /// [`Learned::New`] or [`Learned::Moved`] once, and later frames are refused as vetoed.
+    #[inline]
+    pub fn ask(&mut self, now: u32, station: Station, peer: PeerHandle) -> Learned {
+        let Some(from) = self.find(station).filter(|&owner| owner != peer) else {
+            let learned = self.learn(now, station, peer);
+            if matches!(learned, Learned::New { .. }) {
+                self.veto(station, peer, None);
+            }
+            return learned;
+        };
+        let Some(slot) = self.by_station.get(&station) else {
+            return Learned::Refused(Refusal::UnknownPeer);
+        };
+        match self.slots[*slot as usize].vetoed.replace(peer) {
+            Some(before) if before == peer => Learned::Refused(Refusal::Vetoed),
+            _ => Learned::Moved {
+                from,
+                replaced: None,
+            },
+        }
+    }
+
+    /// A peer that asked for another's address may ask again.
+    pub fn take_back(&mut self, station: Station, peer: PeerHandle) {
+        if let Some(&slot) = self.by_station.get(&station) {
+            let slot = &mut self.slots[slot as usize];
+            if slot.vetoed == Some(peer) && slot.known.peer != peer {
+                slot.vetoed = None;
+            }
+        }
+    }
+
+    /// A peer may have an address: gives it to the peer, whatever was said before.
+    pub fn admit(&mut self, now: u32, station: Station, peer: PeerHandle) -> Learned {
+        if let Some(&slot) = self.by_station.get(&station) {
+            let slot = &mut self.slots[slot as usize];
+            if slot.vetoed == Some(peer) {
+                slot.vetoed = None;
+            }
+        }
+        self.learn(now, station, peer)
+    }
+
     /// The peer that an address is behind.
     #[inline]
     pub fn find(&self, station: Station) -> Option<PeerHandle> {
@@ -297,16 +347,15 @@ impl MacTable {
     }
 
     /// Forgets what has not been heard for `age` seconds (`stale-routes-check`), and tells it to
-    /// `forgotten`. Looks at every slot, so it is for a timer.
-    pub fn expire(&mut self, now: u32, age: u32, mut forgotten: impl FnMut(Known)) {
+    /// `forgotten`; what that answers with false stays until the next time. Looks at every slot, so it
+    /// is for a timer.
+    pub fn expire(&mut self, now: u32, age: u32, mut forgotten: impl FnMut(Known) -> bool) {
         for slot in 0..self.slots.len() {
             let entry = self.slots[slot];
             let used = self.by_station.get(&entry.known.station) == Some(&(slot as u32));
-            if used && now.saturating_sub(entry.known.heard) >= age {
+            let old = used && now.saturating_sub(entry.known.heard) >= age;
+            if old && (!entry.is_valid() || forgotten(entry.known)) {
                 self.release(slot as u32);
-                if entry.is_valid() {
-                    forgotten(entry.known);
-                }
             }
         }
     }

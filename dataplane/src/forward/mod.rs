@@ -10,11 +10,15 @@
 //!                      anything else                -> the device
 //! ```
 //!
+//! On a TAP server frames go by hardware address: see the module `switch`.
+//!
 //! Only maps and decisions are here: nothing in this module moves a packet or counts it.
 
 pub mod mac_table;
 mod prefix_map;
 mod routes;
+mod switch;
 pub mod vlan;
 
 pub(crate) use routes::{Destination, Routes, Way};
+pub(crate) use switch::{News, Receivers, Switch};

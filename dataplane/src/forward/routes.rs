@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::prefix_map::PrefixMap;
+use super::switch::Switch;
 use crate::command::{Forwarding, Prefix};
 use crate::error::DropReason;
 use crate::ip::IpView;
@@ -34,6 +35,8 @@ pub(crate) enum Way {
 /// index in the table of peers.
 pub(crate) struct Routes {
     forwarding: Forwarding,
+    /// Of a TAP server.
+    switch: Option<Box<Switch>>,
     v4: PrefixMap<u32>,
     v6: PrefixMap<u128>,
     /// The prefixes of each peer that has any.
@@ -44,6 +47,7 @@ impl Default for Routes {
     fn default() -> Self {
         Routes {
             forwarding: Forwarding::default(),
+            switch: None,
             v4: PrefixMap::new(),
             v6: PrefixMap::new(),
             owned: HashMap::new(),
@@ -54,6 +58,26 @@ impl Default for Routes {
 impl Routes {
     pub(crate) fn set_forwarding(&mut self, forwarding: Forwarding) {
         self.forwarding = forwarding;
+        self.switch = match forwarding {
+            Forwarding::Switched {
+                client_to_client,
+                ask_first,
+                vlan,
+            } => Some(Box::new(Switch::new(client_to_client, ask_first, vlan))),
+            Forwarding::PointToPoint | Forwarding::Routed { .. } => None,
+        };
+    }
+
+    /// The switch of a TAP server.
+    #[inline]
+    pub(crate) fn switch(&self) -> Option<&Switch> {
+        self.switch.as_deref()
+    }
+
+    /// The switch of a TAP server.
+    #[inline]
+    pub(crate) fn switch_mut(&mut self) -> Option<&mut Switch> {
+        self.switch.as_deref_mut()
     }
 
     #[inline]
@@ -112,7 +136,7 @@ impl Routes {
         }
     }
 
-    /// Where a packet from this peer goes.
+    /// Where a packet from this peer goes. Not for a switch.
     ///
     /// # Errors
     /// [`DropReason::InnerSource`] or [`DropReason::LinkLocalSource`] when its source address is not the
@@ -120,7 +144,7 @@ impl Routes {
     #[inline]
     pub(crate) fn way(&self, peer: usize, ip: &IpView<'_>) -> Result<Way, DropReason> {
         let client_to_client = match self.forwarding {
-            Forwarding::PointToPoint => return Ok(Way::Device),
+            Forwarding::PointToPoint | Forwarding::Switched { .. } => return Ok(Way::Device),
             Forwarding::Routed { client_to_client } => client_to_client,
         };
         let (source, destination) = halves(ip);

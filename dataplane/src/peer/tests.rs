@@ -35,13 +35,13 @@ fn one_peer_gets_everything_and_two_are_told_apart() {
     assert_eq!(table.find(None, &stranger), None);
     table.set(PeerHandle(1), config("192.0.2.1:1194", None));
     assert_eq!(table.find(Some(7), &stranger), Some(0));
-    assert_eq!(table.destination(&[]), Destination::Peer(0));
+    assert_eq!(table.destination(&[], 0), Destination::Peer(0));
     table.set(PeerHandle(2), config("192.0.2.2:1194", Some(7)));
     assert_eq!(table.find(Some(7), &stranger), Some(1));
     assert_eq!(table.find(Some(8), &stranger), None);
     let first: SocketAddr = "192.0.2.1:1194".parse().unwrap();
     assert_eq!(table.find(Some(8), &first), Some(0));
-    assert_eq!(table.destination(&[]), Destination::Nobody);
+    assert_eq!(table.destination(&[], 0), Destination::Nobody);
     table.remove(PeerHandle(1));
     assert_eq!(table.find(None, &first), Some(1));
 }
@@ -133,7 +133,7 @@ fn the_others_hear_of_a_move_until_they_all_have() {
     // One that is told does not pass it on.
     let mut other = server();
     other.set(PeerHandle(0), config("192.0.2.1:1", Some(0)));
-    other.take_note(PeerHandle(0), Note::Endpoint(to));
+    other.take_note(PeerHandle(0), Note::Endpoint(to), 0);
     other.publish(&mut |_, _, _| panic!("told back"));
     assert_eq!(other.by_address(&to.remote), Some(0));
 }

@@ -80,7 +80,9 @@ impl Workers {
         match forwarding {
             // All but one read; from the third on the writing one has a queue of its own.
             Forwarding::PointToPoint if workers <= 2 => 1,
-            Forwarding::PointToPoint | Forwarding::Routed { .. } => workers,
+            Forwarding::PointToPoint | Forwarding::Routed { .. } | Forwarding::Switched { .. } => {
+                workers
+            }
         }
     }
 
@@ -231,6 +233,11 @@ impl Workers {
             Command::RemoveRoute(handle, prefix) => {
                 self.to_all(|| Command::RemoveRoute(handle, prefix))
             }
+            Command::SetPort(handle, port) => self.to_all(|| Command::SetPort(handle, port)),
+            Command::AdmitStation(handle, station) => {
+                self.to_all(|| Command::AdmitStation(handle, station))
+            }
+            Command::ForgetStations(age) => self.to_all(|| Command::ForgetStations(age)),
             Command::InstallKey(handle, key_id, keys) => {
                 self.to_halves(handle, || Command::InstallKey(handle, key_id, keys.clone()))
             }

@@ -337,6 +337,7 @@ mod tests {
         len: 0,
         vnet: false,
         from: None,
+        vlan: 0,
     };
 
     fn pair() -> (Handover, Handover) {

@@ -7,17 +7,18 @@ use super::Shared;
 use super::engine::Engine;
 use super::transmit::{Slab, Stage, Transmit};
 use crate::cipher::Segment;
-use crate::command::{Endpoint, Event, PeerHandle, StreamEnd};
+use crate::command::{Endpoint, Event, StreamEnd};
 use crate::error::DropReason;
-use crate::forward::{Routes, Way};
+use crate::forward::vlan::{self, ToDevice};
+use crate::forward::{News, Routes, Way};
 use crate::fragment::{HEADER_LEN, Taken};
-use crate::frame::{self, Frame};
+use crate::frame::{self, Frame, TAG};
 use crate::ip::IpView;
 use crate::mss;
 use crate::offload::coalesce::{Coalescer, TunCaps};
 use crate::offload::split;
 use crate::offload::vnet_hdr::VnetHdr;
-use crate::peer::{Peer, PeerTable};
+use crate::peer::{EVERY_OTHER, Note, Peer, PeerTable};
 use crate::pool::{ASSEMBLY, Failures, MAX_PACKETS, RxMessage, SLOT_LEN, TunMessage};
 use crate::tun::DeviceKind;
 use crate::wire::{self, Header, Magic};
@@ -44,6 +45,8 @@ pub(super) struct Receive {
     opened: Vec<Result<Range<usize>, DropReason>>,
     /// Opened inner packets waiting in the receive slab, in order of arrival, for the device.
     packets: Vec<Segment>,
+    /// Which of them get a VLAN tag.
+    tags: Vec<(usize, ToDevice)>,
     /// The same for other peers.
     crossing: Vec<TunMessage>,
     /// Bytes of datagrams taken since the last delivery.
@@ -90,6 +93,7 @@ impl Receive {
             },
             opened: Vec::with_capacity(MAX_RUN),
             packets: Vec::with_capacity(MAX_PACKETS),
+            tags: Vec::with_capacity(MAX_PACKETS),
             crossing: Vec::with_capacity(MAX_PACKETS),
             bytes: 0,
             reserved: 0,
@@ -211,11 +215,6 @@ impl Receive {
         self.run.datagrams.push(Segment { start: 0, len });
         self.open_run(&mut bytes, len, stage.peers, stage.shared);
         self.assembled = 0;
-        for Segment { start, len } in self.packets.drain(..) {
-            if !write_one(stage.engine, &bytes[start..start + len]) {
-                stage.shared.counts.drop(DropReason::IoError, 1);
-            }
-        }
         if !self.crossing.is_empty() {
             transmit.packets(&mut Stage {
                 engine: stage.engine,
@@ -226,6 +225,12 @@ impl Receive {
                 slab: Slab::Opened(&mut bytes),
             });
             self.crossing.clear();
+        }
+        write_tags(&mut bytes, &mut self.packets, &mut self.tags);
+        for Segment { start, len } in self.packets.drain(..) {
+            if !write_one(stage.engine, &bytes[start..start + len]) {
+                stage.shared.counts.drop(DropReason::IoError, 1);
+            }
         }
     }
 
@@ -287,10 +292,10 @@ impl Receive {
             let payload = match peer.reassembler {
                 None => payload,
                 Some(_) => {
-                    let at = spare + self.assembled;
+                    let at = spare + self.assembled + TAG;
                     match reassemble(peer, payload, bytes, at, shared) {
                         Ok(Some(packet)) => {
-                            self.assembled += packet.end.saturating_sub(at);
+                            self.assembled += TAG + packet.end.saturating_sub(at);
                             packet
                         }
                         Ok(None) => continue,
@@ -303,12 +308,15 @@ impl Receive {
             };
             let start = payload.start;
             match inner_packet(&mut bytes[payload], index, peer, routes, shared) {
-                Ok(Some((len, way))) => {
+                Ok(Some((len, way, tag))) => {
                     if way != Way::Peer {
+                        if tag != ToDevice::Plain {
+                            self.tags.push((self.packets.len(), tag));
+                        }
                         self.packets.push(Segment { start, len });
                     }
                     if way != Way::Device {
-                        self.crossing.push(crossing(start, len, peer.handle));
+                        self.crossing.push(crossing(start, len, peer));
                     }
                 }
                 Ok(None) => {}
@@ -368,8 +376,10 @@ impl Receive {
         if engine.tun().is_none() {
             shared.counts.drop(DropReason::IoError, self.packets.len());
             self.packets.clear();
+            self.tags.clear();
             return Ok(());
         }
+        write_tags(engine.rx_bytes_mut(), &mut self.packets, &mut self.tags);
         self.coalescer
             .coalesce(engine.rx_bytes_mut(), &self.packets, self.caps);
         failures.writes.clear();
@@ -511,7 +521,7 @@ fn sender(
         peer: index,
         key_id,
         endpoint: *from,
-        reserve: peer.reassembler.as_ref().map_or(0, |it| it.largest()),
+        reserve: peer.reassembler.as_ref().map_or(0, |it| TAG + it.largest()),
     }))
 }
 
@@ -560,24 +570,84 @@ pub(super) fn write_one(engine: &Engine, packet: &[u8]) -> bool {
 }
 
 /// A packet from this peer for other ones.
-fn crossing(start: usize, len: usize, from: PeerHandle) -> TunMessage {
+fn crossing(start: usize, len: usize, from: &Peer) -> TunMessage {
     TunMessage {
         start,
         len,
         vnet: false,
-        from: Some(from),
+        from: Some(from.handle),
+        vlan: from.vlan,
     }
 }
 
-/// Judges an opened payload of the `index`th peer: the length of the inner packet and where it goes,
-/// or nothing when it was a ping or an OCC message.
+/// Writes VLAN tags into the room in front of these packets: no header on the wire is shorter than a tag.
+fn write_tags(bytes: &mut [u8], packets: &mut [Segment], tags: &mut Vec<(usize, ToDevice)>) {
+    for (index, tag) in tags.drain(..) {
+        let Some(packet) = packets.get_mut(index) else {
+            continue;
+        };
+        let Some(start) = packet.start.checked_sub(TAG) else {
+            continue;
+        };
+        let end = packet.start + packet.len;
+        if let Some(at) = vlan::write_tag(tag, &mut bytes[start..end]) {
+            packet.start = start + at;
+            packet.len = end - packet.start;
+        }
+    }
+}
+
+/// Learns from a frame of this peer where its sender is, and says where it goes.
+fn frame_way(
+    frame: &[u8],
+    peer: &Peer,
+    routes: &mut Routes,
+    shared: &mut Shared,
+) -> Result<(Way, ToDevice), DropReason> {
+    let Some(switch) = routes.switch_mut() else {
+        return Ok((Way::Device, ToDevice::Plain));
+    };
+    let handle = peer.handle;
+    let station = switch.source(peer.vlan, frame)?;
+    match switch.learn(shared.now, station, handle)? {
+        News::Nothing => {}
+        News::Heard => {
+            // It is said again.
+            let _ = shared
+                .handover
+                .note(EVERY_OTHER, handle, Note::Station(station));
+        }
+        News::Learned { replaced } => {
+            let event = Event::Learned {
+                peer: handle,
+                station,
+                replaced,
+            };
+            if !shared.outbox.send(event) {
+                // As if nothing had been heard: the next frame tries again.
+                switch.forget(station, handle);
+                return Err(DropReason::ControlQueueFull);
+            }
+            if switch.asks_first() {
+                return Err(DropReason::InnerSource);
+            }
+            let _ = shared
+                .handover
+                .note(EVERY_OTHER, handle, Note::Station(station));
+        }
+    }
+    switch.way(handle, peer.vlan, frame)
+}
+
+/// Judges an opened payload of the `index`th peer: the length of the inner packet, where it goes, and
+/// the tag it gets on the way; or nothing when it was a ping or an OCC message.
 fn inner_packet(
     payload: &mut [u8],
     index: usize,
     peer: &mut Peer,
-    routes: &Routes,
+    routes: &mut Routes,
     shared: &mut Shared,
-) -> Result<Option<(usize, Way)>, DropReason> {
+) -> Result<Option<(usize, Way, ToDevice)>, DropReason> {
     match wire::magic(payload) {
         Magic::None => {}
         Magic::Ping => return Ok(None),
@@ -589,19 +659,27 @@ fn inner_packet(
             return Ok(None);
         }
     }
-    let (link, len, way) = match shared.kind {
+    let (link, len, (way, tag)) = match shared.kind {
         DeviceKind::Tun => {
             let ip = IpView::parse(payload).ok_or(DropReason::BadPayload)?;
-            (0, ip.total_len(), routes.way(index, &ip)?)
+            (
+                0,
+                ip.total_len(),
+                (routes.way(index, &ip)?, ToDevice::Plain),
+            )
         }
         // A frame passes whatever is in it, with its padding.
         DeviceKind::Tap => {
             Frame::parse(payload).ok_or(DropReason::BadPayload)?;
             let link = frame::link_len(DeviceKind::Tap, payload);
-            (link, payload.len(), Way::Device)
+            (
+                link,
+                payload.len(),
+                frame_way(payload, peer, routes, shared)?,
+            )
         }
     };
     mss::clamp(&mut payload[link..len], peer.mss_v4, peer.mss_v6, false);
     peer.sums.tun_tx_bytes += len as u64;
-    Ok(Some((len, way)))
+    Ok(Some((len, way, tag)))
 }

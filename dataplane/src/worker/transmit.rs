@@ -18,14 +18,15 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::Shared;
 use super::engine::Engine;
 use super::receive::write_one;
 use super::streams;
+use super::{Counts, Shared};
 use crate::cipher::Segment;
 use crate::command::{Endpoint, PeerHandle};
 use crate::error::DropReason;
 use crate::forward::Destination;
+use crate::forward::vlan::{self, DevicePort};
 use crate::frame;
 use crate::icmp;
 use crate::ip::{self, IpView};
@@ -271,7 +272,7 @@ impl Transmit {
         let header = if message.vnet { VnetHdr::LEN } else { 0 };
         let packet = bytes[message.start..][..message.len].get(header..);
         let packet = packet.ok_or(DropReason::BadOffload)?;
-        match stage.peers.destination(packet) {
+        match stage.peers.destination(packet, message.vlan) {
             Destination::Peer(index) => self.place(index, source, stage),
             Destination::Everyone => self.place_for_all(source, stage),
             Destination::Nobody => Err(DropReason::NoRoute),
@@ -294,6 +295,7 @@ impl Transmit {
                 peer.halves.send
                     && peer.keys.sender_key_id().is_some()
                     && message.from != Some(peer.handle)
+                    && message.vlan == peer.vlan
             });
             if wanted && let Err(reason) = self.place(index, source, stage) {
                 stage.shared.counts.drop(reason, 1);
@@ -728,10 +730,46 @@ impl Transmit {
             len,
             vnet: false,
             from: None,
+            vlan: message.vlan,
         };
         let worker = peer.config.roles.send;
         let _ = stage.shared.handover.tun(worker, &answer[..len], &to);
     }
+}
+
+/// Sorts frames of the device into VLANs and takes their tags off; what the device must not send is
+/// dropped.
+pub(super) fn untag(
+    port: DevicePort,
+    messages: &mut Vec<TunMessage>,
+    bytes: &mut [u8],
+    counts: &mut Counts,
+) {
+    messages.retain_mut(|message| {
+        let whole = &mut bytes[message.start..][..message.len];
+        let Some((vlan, cut)) = untag_one(port, message.vnet, whole) else {
+            counts.drop(DropReason::Vlan, 1);
+            return false;
+        };
+        message.vlan = vlan;
+        message.start += cut;
+        message.len -= cut;
+        true
+    });
+}
+
+/// The VLAN of a frame, and how many bytes further it begins now.
+fn untag_one(port: DevicePort, vnet: bool, whole: &mut [u8]) -> Option<(u16, usize)> {
+    let (mut header, frame) = split_header(whole, vnet)?;
+    let from = port.from_device(frame)?;
+    if !from.tagged {
+        return Some((from.vlan, 0));
+    }
+    let cut = vlan::remove_tag(&mut header, frame);
+    if vnet {
+        header.write(&mut whole[cut..]);
+    }
+    Some((from.vlan, cut))
 }
 
 /// Takes in a path MTU that the kernel reported.

@@ -8,17 +8,23 @@
 //!   listeners.rs  ports and sockets          clients.rs  the table          client.rs  one of them
 //!   auth.rs       who it is, who says so     connect.rs  options, addresses, routes, the way out
 //!   scripts.rs    scripts in progress        settings.rs options -> what each part needs
+//!   client_files.rs  client-config-dir
 //!   timers.rs     deadlines                  status.rs   status file and statistics
+//!   secrets.rs    key files
+//!   tap.rs        hardware addresses
 //! ```
 
 mod auth;
 mod client;
+mod client_files;
 mod clients;
 mod connect;
 mod listeners;
 mod scripts;
+mod secrets;
 mod settings;
 mod status;
+mod tap;
 mod timers;
 
 use std::net::{SocketAddr, TcpStream};
@@ -38,6 +44,7 @@ use ringway_dataplane::worker::{GroupStats, Workers};
 use self::client::{Client, Stage};
 use self::clients::{Clients, Place};
 use self::listeners::{Listeners, WorkerSockets};
+use self::scripts::Deferred;
 use self::timers::Timers;
 use super::attempt::now;
 use super::keepalive::{Due, Keepalive};
@@ -66,7 +73,7 @@ const BATCHES_PER_TURN: usize = 2;
 const ACCEPTS_PER_TURN: usize = 64;
 /// OCC message: the peer leaves (protocol §7.8).
 const OCC_EXIT: u8 = 6;
-/// How long a shutdown that tells its clients waits for them (protocol §9).
+/// How long a server that tells its clients of its end waits for them (protocol §9).
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(2);
 
 /// A running server.
@@ -82,11 +89,14 @@ pub(super) struct Server<'p> {
     tunnel_config: TunnelConfig,
     clients: Clients,
     timers: Timers,
+    /// When to look for decisions that scripts have put off.
+    deferrals: Timers,
     jobs: Jobs,
     running: scripts::Running,
     state: connect::State,
     auth: auth::State,
     status: status::State,
+    stale_check: tap::StaleCheck,
     next_tick: Instant,
     /// The last turn left something behind.
     more: bool,
@@ -95,6 +105,7 @@ pub(super) struct Server<'p> {
     ending: Option<Ending>,
 }
 
+pub(super) use self::secrets::Secrets;
 pub(super) use self::settings::device_queues;
 
 /// Runs a server until it ends or is to be started anew.
@@ -112,10 +123,16 @@ impl<'p> Server<'p> {
         // First, since this is what fails when something is wrong.
         let (listeners, sockets) = Listeners::open(&options, &settings).map_err(Ending::fatal)?;
         let state = connect::State::new(&options, &settings).map_err(Ending::fatal)?;
-        let auth = auth::State::new(&settings).map_err(Ending::fatal)?;
+        let Some(Secrets { wraps, token_key }) = program.secrets.clone() else {
+            return Err(Ending::fatal("the keys of the server are missing"));
+        };
+        let auth = auth::State::new(&settings, token_key);
         let status = status::State::new(&options).map_err(Ending::fatal)?;
         let fatal = |error: StartError| Ending::fatal(error.to_string());
-        let jobs = Jobs::new(JobLimits::default(), options.script_security)
+        // The control thread, and about one for each worker.
+        let threads = 1 + setup::workers(&options);
+        let limits = JobLimits::for_host(threads, options.user.is_some());
+        let jobs = Jobs::new(limits, options.script_security)
             .map_err(|error| Ending::fatal(format!("cannot watch scripts: {error}")))?;
         if program.interface.is_none() {
             program.open_interface(&options, &connection, None)?;
@@ -124,7 +141,7 @@ impl<'p> Server<'p> {
         }
         let mut workers = start_workers(&options, sockets).map_err(fatal)?;
         let failed = |_| Ending::fatal("packet workers do not answer");
-        let forwarding = settings::forwarding(&settings);
+        let forwarding = settings::forwarding(&options, &settings);
         workers
             .send(Command::SetForwarding(forwarding))
             .map_err(failed)?;
@@ -136,8 +153,6 @@ impl<'p> Server<'p> {
         // Capabilities belong to threads: a worker started before the drop keeps none it needs not.
         program.drop_privileges()?;
         log::info!(in Data, "packet engine: {}, {} worker(s)", workers.engine(), workers.count());
-        let wraps = settings::client_wraps(&options, &settings, &connection);
-        let wraps = Arc::new(wraps.map_err(Ending::fatal)?);
         let tunnel_config = program.server_tunnel_config(&connection, wraps.clone());
         let acceptor = Acceptor::new(settings::acceptor(&options, &settings, wraps));
         super::log_completed(errors);
@@ -154,10 +169,12 @@ impl<'p> Server<'p> {
             tunnel_config,
             clients: Clients::default(),
             timers: Timers::default(),
+            deferrals: Timers::default(),
             jobs,
             running: scripts::Running::default(),
             state,
             auth,
+            stale_check: tap::StaleCheck::default(),
             next_tick: Instant::now() + TICK,
             more: false,
             leaving: None,
@@ -218,12 +235,11 @@ impl<'p> Server<'p> {
     /// Sleeps until something happens; which listeners have something.
     fn wait(&mut self) -> Vec<bool> {
         let leaving = self.leaving.as_ref().map(|(at, _)| *at);
-        let deferred = self.next_deferred();
         let deadline = [
             self.timers.next(),
+            self.deferrals.next(),
             self.jobs.next_timeout(),
             leaving,
-            deferred,
         ]
         .into_iter()
         .flatten()
@@ -251,9 +267,9 @@ impl<'p> Server<'p> {
     fn take_signal(&mut self, signal: Signal) {
         match signal {
             Signal::Usr2 => self.log_statistics(),
-            Signal::Usr1 => self.end(Ending::RESTART, Cause::Signal(signal)),
-            Signal::Hup => self.end(Ending::Reload, Cause::Signal(signal)),
-            Signal::Term | Signal::Int => self.shut_down(Cause::Signal(signal)),
+            Signal::Usr1 => self.leave(Ending::RESTART, Cause::Signal(signal)),
+            Signal::Hup => self.leave(Ending::Reload, Cause::Signal(signal)),
+            Signal::Term | Signal::Int => self.leave(Ending::Exit(0), Cause::Signal(signal)),
         }
     }
 
@@ -267,8 +283,11 @@ impl<'p> Server<'p> {
                 self.command(Command::PathMtu(address, mtu));
             }
             let number = listener as u16;
-            for (from, datagram) in batch.datagrams().flatten() {
-                self.take_datagram(number, from, datagram);
+            for datagram in batch.datagrams() {
+                match datagram {
+                    Some((from, datagram)) => self.take_datagram(number, from, datagram),
+                    None => self.listeners.udp[listener].too_long += 1,
+                }
             }
             if !batch.is_full() {
                 return;
@@ -330,6 +349,12 @@ impl<'p> Server<'p> {
                 WorkerEvent::FloatConflict(handle, endpoint) => {
                     self.float_conflict(handle, endpoint);
                 }
+                WorkerEvent::Learned {
+                    peer,
+                    station,
+                    replaced,
+                } => self.station_learned(peer, station, replaced),
+                WorkerEvent::Forgotten(peer, station) => self.station_forgotten(peer, station),
                 WorkerEvent::StreamClosed(stream, end) => {
                     if let Some(handle) = self.clients.at(Place::Stream(stream)) {
                         log::notice!(in Link, "{}: connection closed: {}", self.label(handle), link::end_text(end));
@@ -451,6 +476,8 @@ impl<'p> Server<'p> {
             common_name: String::new(),
             named: false,
             username: None,
+            calls_itself: None,
+            compresses: false,
             peer_info: PeerInfo::default(),
             metadata: None,
             hooks: ClientHooks::new(settings::hooks(&self.settings)),
@@ -481,9 +508,13 @@ impl<'p> Server<'p> {
         act(self, &mut client);
         let end = self.drain(&mut client);
         let deadline = client.tunnel.poll_timeout();
+        let deferred = client.deferred.iter().map(Deferred::due).min();
         self.clients.check_in(client);
         match end {
-            None => self.timers.set(handle, deadline),
+            None => {
+                self.timers.set(handle, deadline);
+                self.deferrals.set(handle, deferred);
+            }
             Some(reason) => self.close(handle, reason),
         }
     }
@@ -491,7 +522,7 @@ impl<'p> Server<'p> {
     /// Sends and does what the client's control channel asks for; the reason if it has ended.
     fn drain(&mut self, client: &mut Client) -> Option<&'static str> {
         let now = now();
-        let mut datagram = Vec::with_capacity(1500);
+        let mut datagram = Vec::new();
         loop {
             while let Some(to) = client.tunnel.poll_transmit(now, &mut datagram) {
                 client.control_bytes.1 += datagram.len() as u64;
@@ -597,6 +628,7 @@ impl<'p> Server<'p> {
     /// Ends a client. Everything of it is gone afterwards.
     fn close(&mut self, handle: PeerHandle, reason: &'static str) {
         self.timers.set(handle, None);
+        self.deferrals.set(handle, None);
         let Some(client) = self.clients.remove(handle) else {
             return;
         };
@@ -643,6 +675,7 @@ impl<'p> Server<'p> {
                 self.close(handle, reason);
             }
         }
+        self.check_stale_stations(now.instant);
         self.write_files(now);
     }
 
@@ -656,10 +689,10 @@ impl<'p> Server<'p> {
     }
 
     /// Ends, after telling the clients if `explicit-exit-notify` wants that.
-    fn shut_down(&mut self, cause: Cause) {
+    fn leave(&mut self, ending: Ending, cause: Cause) {
         let notify = self.options.connections[0].explicit_exit_notify;
         if notify == 0 || self.leaving.is_some() || self.clients.count() == 0 {
-            self.end(Ending::Exit(0), cause);
+            self.end(ending, cause);
             return;
         }
         for handle in self.clients.handles() {
@@ -674,7 +707,7 @@ impl<'p> Server<'p> {
             });
         }
         self.program.cause = cause;
-        self.leaving = Some((Instant::now() + SHUTDOWN_WAIT, Ending::Exit(0)));
+        self.leaving = Some((Instant::now() + SHUTDOWN_WAIT, ending));
     }
 
     fn command(&mut self, command: Command) {

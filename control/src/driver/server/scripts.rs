@@ -7,10 +7,11 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use ringway_dataplane::command::PeerHandle;
+use ringway_dataplane::forward::mac_table::Station;
 
+use super::Server;
 use super::auth::Step;
 use super::client::Client;
-use super::{Server, now};
 use crate::config::options::Script;
 use crate::driver::setup;
 use crate::host::jobs::{JobId, JobSpec};
@@ -36,6 +37,7 @@ pub(super) enum Waiting {
     Connect(JobId, ClientConnect),
     Learn(JobId, HookCall, LearnAddress, Address),
     Response(JobId, ClientCrresponse),
+    Station(JobId, LearnAddress, Station),
 }
 
 /// A decision that a script has put off, and when to look for it.
@@ -52,13 +54,15 @@ impl Waiting {
             | Waiting::Login(job, _)
             | Waiting::Connect(job, _)
             | Waiting::Learn(job, ..)
+            | Waiting::Station(job, ..)
             | Waiting::Response(job, _) => *job,
         }
     }
 }
 
 impl Deferred {
-    fn due(&self) -> Instant {
+    /// When to look.
+    pub(super) fn due(&self) -> Instant {
         match self {
             Deferred::Login(at, _) | Deferred::Connect(at, _) => *at,
         }
@@ -131,6 +135,9 @@ impl Server<'_> {
                     Waiting::Learn(_, call, hook, address) => {
                         server.address_judged(client, call, address, hook.finish(result));
                     }
+                    Waiting::Station(_, hook, station) => {
+                        server.station_judged(client, station, hook.finish(result));
+                    }
                     Waiting::Response(_, hook) => {
                         server.response_taken(client, hook.finish(result))
                     }
@@ -141,19 +148,12 @@ impl Server<'_> {
 
     /// Looks for decisions that were put off.
     pub(super) fn check_deferred(&mut self) {
-        let due = |client: &Client, now| client.deferred.iter().any(|d| d.due() <= now);
-        let instant = now().instant;
-        let clients: Vec<PeerHandle> = self
-            .clients
-            .iter()
-            .filter(|client| due(client, instant))
-            .map(|client| client.handle)
-            .collect();
-        for handle in clients {
+        let now = Instant::now();
+        while let Some(handle) = self.deferrals.pop(now) {
             self.with_client(handle, |server, client| {
                 let (due, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut client.deferred)
                     .into_iter()
-                    .partition(|deferred| deferred.due() <= instant);
+                    .partition(|deferred| deferred.due() <= now);
                 client.deferred = rest;
                 for deferred in due {
                     match deferred {
@@ -163,12 +163,6 @@ impl Server<'_> {
                 }
             });
         }
-    }
-
-    /// When a decision that was put off is to be looked for.
-    pub(super) fn next_deferred(&self) -> Option<Instant> {
-        let all = self.clients.iter().flat_map(|client| &client.deferred);
-        all.map(Deferred::due).min()
     }
 
     /// A client is gone: nobody waits for its scripts.

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringway_dataplane::command::Forwarding;
+use ringway_dataplane::tun::DeviceKind;
 use ringway_dataplane::udp::{Family as UdpFamily, UdpConfig};
 use ringway_dataplane::worker::{WorkerOptions, Workers};
 use ringway_tuning::Limits;
 
+use super::tap;
 use crate::config::options::{Connection, Family, Options, Wrap};
 use crate::config::server::{ClientConfig, Listen, Rate, ServerOptions};
 use crate::driver::keepalive::KeepaliveConfig;
@@ -51,7 +53,7 @@ pub(super) fn workers_each(options: &Options, listen: &[Listen]) -> usize {
 pub(in crate::driver) fn device_queues(options: &Options, settings: &ServerOptions) -> usize {
     let listeners = settings.listen.iter().filter(|place| !place.tcp).count();
     let workers = workers_each(options, &settings.listen) * listeners.max(1);
-    Workers::queues(forwarding(settings), workers)
+    Workers::queues(forwarding(options, settings), workers)
 }
 
 /// How packets are moved; `listeners` are the workers of each UDP listener.
@@ -63,9 +65,12 @@ pub(super) fn worker_options(options: &Options, listeners: Vec<Range<u16>>) -> W
 }
 
 /// Which packets go where.
-pub(super) fn forwarding(settings: &ServerOptions) -> Forwarding {
-    Forwarding::Routed {
-        client_to_client: settings.client_to_client,
+pub(super) fn forwarding(options: &Options, settings: &ServerOptions) -> Forwarding {
+    match options.dev_type {
+        DeviceKind::Tun => Forwarding::Routed {
+            client_to_client: settings.client_to_client,
+        },
+        DeviceKind::Tap => tap::forwarding(settings),
     }
 }
 

@@ -86,6 +86,7 @@ fn a_peer_that_makes_addresses_up_hurts_only_itself() {
     assert_eq!(table.find(station(1000)), Some(TWO));
     assert_eq!(table.len(), 4);
     // What has been silent for long gives way, the longest first: 1, as 0 was heard again.
+    assert_eq!(table.learn(10, station(0), ONE), Learned::Heard);
     assert_eq!(table.learn(10, station(0), ONE), Learned::Known);
     let late = 1 + RECLAIM_AFTER;
     let replaced = Some(station(1));
@@ -129,7 +130,12 @@ fn silence_ages_and_talk_keeps_young() {
     table.learn(60, station(1), ONE);
     table.learn(70, station(2), TWO);
     let mut gone = Vec::new();
-    table.expire(100, 60, |known| gone.push(known.station));
+    table.expire(100, 60, |_| false);
+    assert_eq!(table.len(), 4);
+    table.expire(100, 60, |known| {
+        gone.push(known.station);
+        true
+    });
     gone.sort();
     assert_eq!(gone, [station(0), station(3)]);
     assert_eq!(table.len(), 2);
@@ -187,6 +193,33 @@ fn a_veto_holds_for_its_peer_only() {
     table.remove_peer(TWO, |_| ());
     table.veto(station(2), ONE, Some(TWO));
     assert_eq!(table.find(station(2)), None);
+}
+
+#[test]
+fn what_was_asked_for_is_used_once_admitted() {
+    let mut table = table(10, 10);
+    let vetoed = Learned::Refused(Refusal::Vetoed);
+    assert_eq!(table.ask(0, station(1), ONE), NEW);
+    assert_eq!(table.find(station(1)), None);
+    assert_eq!(table.ask(0, station(1), ONE), vetoed);
+    table.admit(1, station(1), ONE);
+    assert_eq!(table.find(station(1)), Some(ONE));
+    assert_eq!(table.ask(1, station(1), ONE), Learned::Known);
+    assert_eq!(table.ask(2, station(1), ONE), Learned::Heard);
+    // Another one that wants it does not take it away by asking.
+    let moved = Learned::Moved {
+        from: ONE,
+        replaced: None,
+    };
+    assert_eq!(table.ask(2, station(1), TWO), moved);
+    assert_eq!(table.ask(2, station(1), TWO), vetoed);
+    assert_eq!(table.find(station(1)), Some(ONE));
+    assert_eq!(table.ask(2, station(1), ONE), Learned::Known);
+    table.admit(3, station(1), TWO);
+    assert_eq!(table.find(station(1)), Some(TWO));
+    // As in the table of another worker, where nobody asked.
+    table.admit(3, station(2), ONE);
+    assert_eq!(table.find(station(2)), Some(ONE));
 }
 
 #[test]
@@ -276,7 +309,10 @@ impl Model {
                 return Learned::Refused(Refusal::Vetoed);
             }
             if old.0 == peer {
-                return Learned::Known;
+                return match old.1 == now {
+                    true => Learned::Known,
+                    false => Learned::Heard,
+                };
             }
         }
         let Some(&limit) = self.limits.get(&peer) else {
@@ -368,7 +404,10 @@ proptest! {
                 }
                 Step::Expire(age) => {
                     let mut gone = Vec::new();
-                    table.expire(now, age, |known| gone.push(known.station));
+                    table.expire(now, age, |known| {
+                        gone.push(known.station);
+                        true
+                    });
                     gone.sort();
                     let mut expected = Vec::new();
                     model.entries.retain(|station, entry| {

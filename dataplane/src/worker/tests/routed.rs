@@ -11,6 +11,7 @@ use crate::command::{Forwarding, PeerConfig, PeerHandle, Prefix};
 use crate::framing::Framing;
 use crate::key_slot::{DataKeys, SendKey};
 use crate::stats::{PeerStats, WorkerStats};
+use crate::tun::DeviceKind;
 use crate::worker::{WorkerOptions, Workers};
 
 use super::drops::sealed;
@@ -18,6 +19,7 @@ use super::drops::sealed;
 mod float;
 mod listeners;
 mod peers;
+mod switched;
 
 /// The server's own address inside.
 const SERVER: &str = "10.8.0.1";
@@ -28,6 +30,7 @@ struct Server {
     tuns: Vec<FakeTun>,
     /// Where each listener is reached.
     addresses: Vec<SocketAddr>,
+    kind: DeviceKind,
     vnet: bool,
     io: IoChoice,
 }
@@ -45,6 +48,19 @@ impl Server {
     }
 
     fn with_listeners(io: IoChoice, vnet: bool, counts: &[usize], c2c: bool) -> Server {
+        let forwarding = Forwarding::Routed {
+            client_to_client: c2c,
+        };
+        Server::forwarding(io, DeviceKind::Tun, vnet, counts, forwarding)
+    }
+
+    fn forwarding(
+        io: IoChoice,
+        kind: DeviceKind,
+        vnet: bool,
+        counts: &[usize],
+        forwarding: Forwarding,
+    ) -> Server {
         let groups: Vec<_> = counts
             .iter()
             .map(|&count| UdpSocket::open_group(&loopback_config(), count).unwrap())
@@ -62,18 +78,16 @@ impl Server {
             ..WorkerOptions::default()
         };
         let sockets: Vec<_> = groups.into_iter().flatten().collect();
-        let forwarding = Forwarding::Routed {
-            client_to_client: c2c,
-        };
         let count = Workers::queues(forwarding, sockets.len());
         let mut workers = Workers::start(sockets, &options).unwrap();
         workers.send(Command::SetForwarding(forwarding)).unwrap();
-        let (queues, tuns) = (0..count).map(|_| FakeTun::new(vnet)).unzip();
+        let (queues, tuns) = (0..count).map(|_| FakeTun::of_kind(kind, vnet)).unzip();
         workers.attach_tun(queues).unwrap();
         Server {
             workers,
             tuns,
             addresses,
+            kind,
             vnet,
             io,
         }
@@ -85,7 +99,7 @@ impl Server {
     }
 
     fn client_with(&mut self, id: u32, listener: u16, change: impl Fn(&mut PeerConfig)) -> Client {
-        let node = Node::new(self.io, loopback_socket(), self.vnet);
+        let node = Node::of_kind(self.kind, self.io, loopback_socket(), self.vnet);
         let client = Client {
             node,
             id,
