@@ -238,6 +238,32 @@ fn a_peer_that_closes() -> Result<()> {
     Ok(())
 }
 
+/// A server that shares its port: clients of both kinds come in.
+#[test]
+fn a_shared_port() -> Result<()> {
+    if !ready("a_shared_port") {
+        return Ok(());
+    }
+    let mut lab = Lab::new()?;
+    let path = lab.direct()?;
+    // The other server: a proxy, because it answers.
+    let _other = Proxy::start(&path.server, "127.0.0.1:8443".parse()?, Kind::Http)?;
+    let spec = spec(Roles::Serve, Aes256Gcm, V4, 1).server_line("port-share 127.0.0.1 8443");
+    let mut link = spec.launch(lab, path)?;
+    link.wait_up(SOON)?;
+    link.check(|link| {
+        let script = "exec 3<>/dev/tcp/192.0.2.2/1194
+            printf 'CONNECT 127.0.0.1:8443 HTTP/1.0\\r\\n\\r\\n' >&3; head -n1 <&3";
+        for _ in 0..3 {
+            let answer = link.client_namespace().run("/bin/bash", &["-c", script])?;
+            ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        }
+        let (client, server) = (link.client_namespace(), link.server_namespace());
+        traffic::tcp(client, server, link.server_addresses()[0], 1 << 20, SOON)?;
+        link.stop()
+    })
+}
+
 /// Signals end a wait for a connection: one that nobody answers, and one for a peer.
 #[test]
 fn signals_while_there_is_no_connection() -> Result<()> {

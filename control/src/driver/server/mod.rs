@@ -48,7 +48,7 @@ use self::scripts::Deferred;
 use self::timers::Timers;
 use super::attempt::now;
 use super::keepalive::{Due, Keepalive};
-use super::{Cause, Ending, Program, setup};
+use super::{Cause, Ending, Program, link, setup};
 use crate::config::options::Options;
 use crate::config::server::{ClientConfig, ServerOptions};
 use crate::host::jobs::{JobLimits, Jobs};
@@ -357,7 +357,7 @@ impl<'p> Server<'p> {
                 WorkerEvent::Forgotten(peer, station) => self.station_forgotten(peer, station),
                 WorkerEvent::StreamClosed(stream, end) => {
                     if let Some(handle) = self.clients.at(Place::Stream(stream)) {
-                        log::notice!(in Link, "{}: connection closed: {end:?}", self.label(handle));
+                        log::notice!(in Link, "{}: connection closed: {}", self.label(handle), link::end_text(end));
                         self.close(handle, "connection-reset");
                     }
                 }
