@@ -9,7 +9,7 @@
 # them they say SKIP (with CI=true in the environment they fail).
 set -eu
 cd "$(dirname "$0")"
-FUZZ_SECONDS=${FUZZ_SECONDS:-6}
+FUZZ_SECONDS=${FUZZ_SECONDS:-4}
 SEEDS=${RINGWAY_SEEDS:-200}
 began=$(date +%s)
 

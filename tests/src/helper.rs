@@ -87,6 +87,9 @@ pub enum Task {
         /// For how long.
         seconds: f64,
     },
+    /// Be a proxy (see the proxy module) until standard input closes; a line on it cuts every
+    /// connection.
+    Proxy(crate::proxy::Options),
     /// Pass datagrams on, badly (see the relay module), until standard input closes.
     Relay(crate::relay::Faults),
 }
@@ -170,6 +173,7 @@ pub fn main(task: &Task) -> Result<()> {
             ref frame,
             seconds,
         } => frame::receive(device, frame, Duration::from_secs_f64(seconds)),
+        Task::Proxy(ref options) => crate::proxy::run(options),
         Task::Relay(ref faults) => crate::relay::run(faults),
     }
 }

@@ -70,9 +70,9 @@ impl Cipher {
 /// Address family of the outside path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outside {
-    /// UDP over IPv4.
+    /// IPv4.
     V4,
-    /// UDP over IPv6.
+    /// IPv6.
     V6,
 }
 
@@ -91,6 +91,8 @@ pub struct LinkSpec {
     pub cipher: Cipher,
     /// Outside family.
     pub outside: Outside,
+    /// TCP outside: the client end is the `tcp-client`.
+    pub tcp: bool,
     /// Ethernet frames on `tap0` instead of IP packets on `tun0`.
     pub tap: bool,
     /// Kind of certificate keys.
@@ -114,6 +116,7 @@ impl LinkSpec {
             wrap: Wrap::TlsCrypt,
             cipher: Cipher::Aes256Gcm,
             outside: Outside::V4,
+            tcp: false,
             tap: false,
             keys: KeyKind::EcdsaP256,
             both: Vec::new(),
@@ -172,12 +175,13 @@ impl LinkSpec {
             Mode::Pull => ("client", "server"),
         };
         format!(
-            "{} {client} - {} {server}, {}, {:?}, {}, {:?}",
+            "{} {client} - {} {server}, {}, {:?}, {}, {}{:?}",
             self.client.name(),
             self.server.name(),
             self.device(),
             self.wrap,
             self.cipher.name(),
+            if self.tcp { "TCP " } else { "" },
             self.outside
         )
     }
@@ -274,8 +278,12 @@ impl LinkSpec {
     fn common(&self, pki: &Pki, end: &str) -> Vec<String> {
         let file = |name: &str| pki.file(name).display().to_string();
         let proto = match self.outside {
-            Outside::V4 => "udp4",
-            Outside::V6 => "udp6",
+            Outside::V4 => "4",
+            Outside::V6 => "6",
+        };
+        let proto = match self.tcp {
+            false => format!("udp{proto}"),
+            true => format!("tcp{proto}-{end}"),
         };
         let mut lines = vec![
             format!("dev {}", self.device()),

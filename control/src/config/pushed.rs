@@ -4,6 +4,10 @@
 //! as pullable are taken, and `pull-filter` and `route-nopull` come first. Values are checked like
 //! those in a file; a bad one is skipped with a warning.
 
+mod update;
+
+pub use update::update;
+
 use aws_lc_rs::digest;
 use ringway_dataplane::frame::Mac;
 use ringway_dataplane::framing::Framing;

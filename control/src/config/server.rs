@@ -19,7 +19,7 @@ pub struct ServerOptions {
     pub ifconfig_pool: Option<Pool>,
     /// IPv6 addresses handed out: the first one and the prefix length of its network.
     pub ifconfig_ipv6_pool: Option<(Ipv6Addr, u8)>,
-    /// `ifconfig-push` outside of this network and netmask is not pushed.
+    /// Addresses outside of this network and netmask are warned of.
     pub ifconfig_push_constraint: Option<(Ipv4Addr, Ipv4Addr)>,
     /// Where it is remembered who had which address.
     pub ifconfig_pool_persist: Option<PoolPersist>,

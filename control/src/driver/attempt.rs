@@ -6,6 +6,8 @@
 //!     worker control packet -> Tunnel -> transmits (UDP), events -> worker commands, interface
 //! ```
 
+mod update;
+
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -24,18 +26,20 @@ use ringway_dataplane::wire::{OCC_MAGIC, PING};
 use ringway_dataplane::worker::{GroupStats, Workers};
 
 use super::keepalive::{Due, Keepalive, Sample};
+use super::link::{self, Link, Prepared};
 use super::remotes::Target;
 use super::{Cause, Ending, Program, report, setup};
-use crate::config::options::Options;
+use crate::config::options::{Connection, Options, Proto};
 use crate::config::pushed::{self, PulledOptions, PushOutcome};
 use crate::host::script::Hook;
 use crate::host::signals::Signal;
 use crate::log;
 use crate::proto::Now;
+use crate::proto::TlsRole;
 use crate::proto::negotiate::Negotiated;
 use crate::proto::peer_info::extensions;
 use crate::proto::push::{Advance, ControlMessage};
-use crate::proto::tunnel::{self, Mode, Tunnel};
+use crate::proto::tunnel::{self, Mode, Transport, Tunnel, TunnelConfig};
 
 /// The only peer of a point-to-point link or a client.
 const PEER: PeerHandle = PeerHandle(0);
@@ -52,11 +56,12 @@ const EVENTS_PER_TURN: usize = 64;
 pub(super) struct Attempt<'p> {
     program: &'p mut Program,
     target: Target,
-    /// What was configured, with what was pushed written over it.
+    /// The connection as it was configured.
+    configured: Connection,
+    /// What was configured, with what was pushed written over it; `target` likewise.
     options: Options,
     mode: Mode,
-    /// Handles on the workers' sockets; control packets leave by the first.
-    udp: Vec<UdpSocket>,
+    link: Link,
     workers: Workers,
     tunnel: Tunnel,
     stats: Arc<PeerStats>,
@@ -91,8 +96,7 @@ struct Leaving {
 
 impl<'p> Attempt<'p> {
     /// Opens what is needed and starts the handshake.
-    pub(super) fn start(program: &'p mut Program, target: Target) -> Result<Self, Ending> {
-        let now = now();
+    pub(super) fn start(program: &'p mut Program, mut target: Target) -> Result<Self, Ending> {
         let options = Options::clone(&program.options);
         let mode = if options.pull {
             Mode::Pull
@@ -101,7 +105,7 @@ impl<'p> Attempt<'p> {
         };
         // First, since this is what fails when something is wrong.
         let local = program.local_address(&target)?;
-        let udp = setup::open_udp(&options, &target, local).map_err(Ending::fatal)?;
+        let prepared = Prepared::open(&options, &target, local).map_err(Ending::fatal)?;
         let kept = program.interface.is_some();
         if mode == Mode::PointToPoint && kept {
             program.note_restart(Hook::Up);
@@ -109,9 +113,7 @@ impl<'p> Attempt<'p> {
             let remote = target.remote.map(|r| r.ip());
             program.open_interface(&options, &target.connection, remote)?;
         }
-        program.log_links(&udp[0], &target);
-        let tunnel_config = program.tunnel_config(&target, mode)?;
-        let workers = start_workers(program, &udp)?;
+        let mut workers = start_workers(program, &prepared)?;
         // Capabilities belong to threads: a worker started before the drop keeps none it needs not.
         if mode == Mode::PointToPoint && program.interface.is_some() {
             program.drop_privileges()?;
@@ -120,6 +122,15 @@ impl<'p> Attempt<'p> {
         let stats = Arc::new(PeerStats::default());
         let worker_stats = workers.stats();
         program.begin_statistics(stats.clone(), worker_stats.clone());
+        let (link, tunnel_config) =
+            match begin_link(program, prepared, &mut target, mode, &mut workers) {
+                Ok(begun) => begun,
+                Err(ending) => {
+                    stop_workers(program, workers);
+                    return Err(ending);
+                }
+            };
+        let now = now();
         Ok(Attempt {
             tunnel: Tunnel::new(tunnel_config, now, rand::random()),
             keepalive: Keepalive::new(setup::keepalive(&options, None), now.instant),
@@ -127,10 +138,11 @@ impl<'p> Attempt<'p> {
             warned: [0; 2],
             next_warning: now.instant,
             program,
+            configured: target.connection.clone(),
             target,
             options,
             mode,
-            udp,
+            link,
             workers,
             stats,
             negotiated: None,
@@ -176,17 +188,13 @@ impl<'p> Attempt<'p> {
 
     fn finish(mut self, ending: Ending) -> Ending {
         self.flush_transmits(now());
-        self.program.end_statistics();
         if let Some(last) = self.keepalive.last_data() {
             self.program.last_data = Some(last);
         }
         let Attempt {
             program, workers, ..
         } = self;
-        let queues = workers.stop();
-        if let Some(interface) = &mut program.interface {
-            interface.give_back(queues);
-        }
+        stop_workers(program, workers);
         ending
     }
 
@@ -255,13 +263,14 @@ impl<'p> Attempt<'p> {
                     }
                 }
                 WorkerEvent::Floated(_, endpoint) => self.floated(endpoint),
-                // One peer has nobody to be in conflict with.
                 // A server's alone.
                 WorkerEvent::FloatConflict(..)
                 | WorkerEvent::Learned { .. }
                 | WorkerEvent::Forgotten(..) => {}
-                // A connection over UDP has none.
-                WorkerEvent::StreamClosed(..) => {}
+                WorkerEvent::StreamClosed(_, end) => {
+                    log::notice!(in Link, "Connection reset, restarting: {}", link::end_text(end));
+                    self.end(Ending::RESTART, Cause::Reason("connection-reset"));
+                }
                 WorkerEvent::Notice(text) => log::notice!(in Data, "{text}"),
                 WorkerEvent::Failed(text) => {
                     log::error!("packet worker: {text}");
@@ -296,8 +305,13 @@ impl<'p> Attempt<'p> {
     fn flush_transmits(&mut self, now: Now) {
         let mut datagram = Vec::with_capacity(1500);
         while let Some(endpoint) = self.tunnel.poll_transmit(now, &mut datagram) {
-            match self.udp[0].send_to(&endpoint, &datagram) {
-                Ok(()) => self.program.totals.add_control_write(datagram.len()),
+            match self.link.send(&endpoint, &datagram) {
+                Ok(command) => {
+                    self.program.totals.add_control_write(datagram.len());
+                    if let Some(command) = command {
+                        self.command(command);
+                    }
+                }
                 Err(error) => log::notice!(in Link, "write to {}: {error}", endpoint.remote),
             }
         }
@@ -327,9 +341,7 @@ impl<'p> Attempt<'p> {
             tunnel::Event::PushReply(lines) => self.take_push_reply(&lines),
             tunnel::Event::AuthToken(lines) => self.take_late_push(&lines),
             tunnel::Event::Message(message) => self.take_message(message),
-            tunnel::Event::PushUpdate(_) => {
-                log::notice!(in Negotiation, "ignoring PUSH_UPDATE");
-            }
+            tunnel::Event::PushUpdate(lines) => self.take_push_update(&lines),
             tunnel::Event::PeerExit => self.peer_left(),
             // Those are about the clients of a server.
             tunnel::Event::ClientKey(_)
@@ -418,7 +430,7 @@ impl<'p> Attempt<'p> {
 
     /// What the path to a peer that joins segments takes whole; 0 for any other peer.
     fn segment_to(&self, negotiated: &Negotiated, endpoint: Endpoint) -> u16 {
-        if negotiated.extensions & extensions::JOINS_SEGMENTS == 0 {
+        if endpoint.stream.is_some() || negotiated.extensions & extensions::JOINS_SEGMENTS == 0 {
             return 0;
         }
         let config = setup::udp_config(&self.options, &self.target, None);
@@ -467,18 +479,22 @@ impl<'p> Attempt<'p> {
 
     fn add_routes(&mut self) {
         self.routes_at = None;
-        let remote = self.peer.map(|e| e.remote.ip());
-        let errors = match &mut self.program.interface {
-            Some(interface) => interface.add_routes(&self.options, remote, &mut self.program.env),
-            None => 0,
-        };
-        super::log_completed(errors);
+        self.install_routes();
         log::info!(
             "tunnel up after {:.1} s",
             self.started.elapsed().as_secs_f64()
         );
         log_recovery(self.program.last_data.take());
         self.program.note_up();
+    }
+
+    fn install_routes(&mut self) {
+        let remote = self.peer.map(|e| e.remote.ip());
+        let errors = match &mut self.program.interface {
+            Some(interface) => interface.add_routes(&self.options, remote, &mut self.program.env),
+            None => 0,
+        };
+        super::log_completed(errors);
     }
 
     // ---- push ----------------------------------------------------------------------------------
@@ -502,10 +518,7 @@ impl<'p> Attempt<'p> {
             setup::keepalive(&self.options, Some(&pulled)),
             Instant::now(),
         );
-        let bytes = |pushed: Option<u32>| pushed.filter(|n| *n > 0).map(|n| n as usize);
-        for socket in &self.udp {
-            socket.set_buffers(bytes(pulled.sndbuf), bytes(pulled.rcvbuf));
-        }
+        self.link.set_buffers(pulled.sndbuf, pulled.rcvbuf);
         self.program.note_pushed(&pulled, &self.options);
         self.reopen_if_changed(&pulled);
         let pushed = setup::pushed(&pulled);
@@ -626,6 +639,15 @@ impl<'p> Attempt<'p> {
             && self.target.remote.is_some()
             && (self.mode == Mode::Pull || self.options.connections.len() > 1);
         let limit = Duration::from_secs(self.target.connection.connect_timeout);
+        // Whoever has called must say something, or keeps others from calling.
+        let silent = self.target.connection.proto == Proto::TcpServer
+            && self.tunnel.counters().accepted == 0
+            && now.instant >= self.started + Duration::from_secs(self.options.hand_window);
+        if silent {
+            log::notice!(in Link, "the peer has called, but says nothing");
+            self.end(Ending::RESTART, Cause::Reason("tls-error"));
+            return;
+        }
         if first_packet_missing && now.instant >= self.started + limit {
             log::notice!(in Link, "Server poll timeout, trying next remote entry");
             self.end(Ending::RESTART, Cause::Reason("server_poll"));
@@ -748,8 +770,12 @@ impl<'p> Attempt<'p> {
         true
     }
 
+    /// How often the peer is told of the end; over TCP it sees the end of the connection.
     fn exit_notify(&self) -> u32 {
-        self.target.connection.explicit_exit_notify
+        match self.link.endpoint() {
+            Some(_) => 0,
+            None => self.target.connection.explicit_exit_notify,
+        }
     }
 
     fn send_occ_exit(&mut self) {
@@ -774,19 +800,64 @@ fn log_recovery(last_data: Option<Instant>) {
     }
 }
 
-fn start_workers(program: &mut Program, udp: &[UdpSocket]) -> Result<Workers, Ending> {
+fn start_workers(program: &mut Program, prepared: &Prepared) -> Result<Workers, Ending> {
     let fatal = |error: StartError| Ending::fatal(error.to_string());
-    let sockets = udp
-        .iter()
-        .map(UdpSocket::try_clone)
-        .collect::<Result<_, _>>()
-        .map_err(|e| Ending::fatal(format!("cannot share the socket: {e}")))?;
     let options = &program.options;
-    let mut workers = Workers::start(sockets, &setup::worker_options(options)).map_err(fatal)?;
+    let config = setup::worker_options(options);
+    let mut workers = match prepared {
+        Prepared::Udp(sockets) => {
+            let clones = sockets.iter().map(UdpSocket::try_clone);
+            let clones = clones
+                .collect::<Result<_, _>>()
+                .map_err(|e| Ending::fatal(format!("cannot share the socket: {e}")))?;
+            Workers::start(clones, &config)
+        }
+        Prepared::Call(_) | Prepared::Listen(_) => {
+            Workers::start_without_udp(setup::workers(options), &config)
+        }
+    }
+    .map_err(fatal)?;
     if let Some(interface) = &mut program.interface {
         workers.attach_tun(interface.take_queues()).map_err(fatal)?;
     }
     Ok(workers)
+}
+
+fn stop_workers(program: &mut Program, workers: Workers) {
+    program.end_statistics();
+    let queues = workers.stop();
+    if let Some(interface) = &mut program.interface {
+        interface.give_back(queues);
+    }
+}
+
+/// Waits for the connection, if there is to be one, and gives it to the workers.
+fn begin_link(
+    program: &mut Program,
+    prepared: Prepared,
+    target: &mut Target,
+    mode: Mode,
+    workers: &mut Workers,
+) -> Result<(Link, TunnelConfig), Ending> {
+    let link = prepared.establish(program, target)?;
+    program.log_links(&link, target);
+    let mut config = program.tunnel_config(target, mode)?;
+    if let Some(endpoint) = link.endpoint() {
+        config.transport = Transport::Tcp;
+        // Who is called says nothing before the client of TLS has (protocol §2.4).
+        let waits = config.role == TlsRole::Server && target.connection.proto == Proto::TcpServer;
+        config.remote = Some(endpoint).filter(|_| !waits);
+        config.float |= waits;
+    }
+    let command = link
+        .hand_over(target)
+        .map_err(|error| Ending::fatal(format!("cannot share the connection: {error}")))?;
+    if let Some(command) = command
+        && workers.send(command).is_err()
+    {
+        return Err(Ending::fatal("packet workers do not answer"));
+    }
+    Ok((link, config))
 }
 
 pub(super) fn now() -> Now {

@@ -32,7 +32,10 @@ pub(super) struct Interface {
     routes: RouteManager,
     addresses: Vec<Address>,
     mtu: u32,
+    /// `route-up` has run.
     routes_added: bool,
+    /// The routes are there already, though `route-up` is due again.
+    routes_kept: bool,
     /// Second handles on the queues, where `user` or `chroot` will keep the device from being opened
     /// again.
     reserve: Vec<TunQueue>,
@@ -51,7 +54,7 @@ fn open_device(mut config: TunConfig) -> Result<TunDevice, String> {
     opened.map_err(|e| e.to_string())
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Address {
     address: IpAddr,
     prefix: u8,
@@ -117,6 +120,7 @@ impl Interface {
             addresses: Vec::new(),
             mtu,
             routes_added: false,
+            routes_kept: false,
             reserve,
         };
         let ready = interface.add_addresses(options, addresses).and_then(|()| {
@@ -167,7 +171,10 @@ impl Interface {
             return 0;
         }
         self.routes_added = true;
-        let errors = self.install_routes(options, remote, env);
+        let errors = match std::mem::take(&mut self.routes_kept) {
+            true => Vec::new(),
+            false => self.install_routes(options, remote, env),
+        };
         for error in &errors {
             log::warn!(in Route, "{error}");
         }
@@ -207,6 +214,72 @@ impl Interface {
             ifindex: self.ifindex,
             queues: std::mem::take(&mut self.reserve),
         })
+    }
+
+    /// The first half of a change while the tunnel is up, from the options of before to new ones:
+    /// scripts hear of the end of what was, and routes that change go. [`Self::finish_update`]
+    /// comes next.
+    pub(super) fn begin_update(&mut self, before: &Options, new: &Options, env: &mut ScriptEnv) {
+        if self.routes_added {
+            let hook = before.route_pre_down.as_ref();
+            self.warn_run(before, hook, Hook::RoutePreDown, false, env);
+        }
+        self.routes_kept = self.routes_added && !routes_differ(before, new);
+        self.routes_added = false;
+        if !self.routes_kept {
+            for problem in self.routes.undo_all() {
+                log::warn!(in Route, "{problem}");
+            }
+        }
+        self.warn_run(before, before.down.as_ref(), Hook::Down, false, env);
+    }
+
+    /// The second half: MTU and addresses of an open device become the new ones, and `up` runs.
+    /// Addresses that stay are not touched. Routes are added as those of a new device.
+    ///
+    /// # Errors
+    /// One line for a person; the device is then of no use.
+    pub(super) fn finish_update(
+        &mut self,
+        options: &Options,
+        connection: &Connection,
+        remote: Option<IpAddr>,
+        env: &mut ScriptEnv,
+    ) -> Result<(), String> {
+        self.set_mtu(u32::from(connection.tun_mtu))?;
+        let mut wanted = addresses(options)?;
+        if options.ifconfig_noexec {
+            wanted.clear();
+        }
+        let (kept, gone) = std::mem::take(&mut self.addresses)
+            .into_iter()
+            .partition::<Vec<_>, _>(|address| wanted.contains(address));
+        self.addresses = gone;
+        self.del_addresses();
+        wanted.retain(|address| !kept.contains(address));
+        self.addresses = kept;
+        self.add_addresses(options, wanted)?;
+        env.clear_ifconfig();
+        self.environment(options, env);
+        if !self.routes_kept {
+            self.route_environment(options, remote, env);
+        }
+        self.run(options, options.up.as_ref(), Hook::Up, false, env)
+    }
+
+    fn set_mtu(&mut self, mtu: u32) -> Result<(), String> {
+        if self.mtu == mtu {
+            return Ok(());
+        }
+        let ifindex = self.ifindex;
+        let netlink = self.routes.netlink();
+        netlink
+            .set_mtu(ifindex, mtu)
+            .and_then(|()| netlink.set_gso_limits(ifindex, setup::gso_max_size(mtu), None))
+            .map_err(|error| format!("{}: cannot set the MTU to {mtu}: {error}", self.name))?;
+        log::notice!(in Tun, "MTU of {} is {mtu} now", self.name);
+        self.mtu = mtu;
+        Ok(())
     }
 
     // ---- addresses -----------------------------------------------------------------------------
@@ -532,6 +605,19 @@ fn addresses(options: &Options) -> Result<Vec<Address>, String> {
         });
     }
     Ok(all)
+}
+
+/// Whether other options lead to other routes, their gateways included.
+fn routes_differ(before: &Options, new: &Options) -> bool {
+    before.route != new.route
+        || before.route_ipv6 != new.route_ipv6
+        || before.route_gateway != new.route_gateway
+        || before.route_ipv6_gateway != new.route_ipv6_gateway
+        || before.route_metric != new.route_metric
+        || before.redirect_gateway != new.redirect_gateway
+        || before.topology != new.topology
+        || before.ifconfig != new.ifconfig
+        || before.ifconfig_ipv6 != new.ifconfig_ipv6
 }
 
 /// `route-gateway`, or the far address of a point-to-point `ifconfig`.

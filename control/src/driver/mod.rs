@@ -5,14 +5,18 @@
 //!   attempt.rs   one connection: sockets, worker, Tunnel, event loop
 //!   interface.rs the TUN device, its addresses, its routes, the scripts
 //!   remotes.rs   where to connect next            keepalive.rs  pings and silence
+//!   dial.rs      TCP connections                  proxies.rs    and who lies between
 //!   setup.rs     options -> what each part needs   report.rs     statistics, status file
 //! ```
 
 mod attempt;
 mod credentials;
 mod devices;
+mod dial;
 mod interface;
 mod keepalive;
+mod link;
+mod proxies;
 mod remotes;
 mod report;
 mod server;
@@ -28,15 +32,17 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ringway_dataplane::command::Endpoint;
 use ringway_dataplane::stats::PeerStats;
 use ringway_dataplane::tun::TunDevice;
-use ringway_dataplane::udp::UdpSocket;
 use ringway_dataplane::worker::GroupStats;
 use sd_notify::NotifyState;
 
 use attempt::Attempt;
 use credentials::CredentialStore;
 use interface::Interface;
+use link::Link;
+use proxies::ProxyLogins;
 use remotes::{Remotes, Target, resolve_local};
 use report::{StatusFile, Totals};
+use server::Secrets;
 
 use crate::cli::TunRequest;
 use crate::config::diagnostic::Diagnostic;
@@ -170,10 +176,8 @@ fn not_driven(options: &Options) -> Option<&'static str> {
     let any = |wanted: fn(&Connection) -> bool| options.connections.iter().any(wanted);
     if options.server.is_some() {
         None
-    } else if any(|connection| connection.proto.is_tcp()) {
-        Some("proto tcp")
-    } else if any(|connection| connection.proxy.is_some()) {
-        Some("socks-proxy")
+    } else if any(|connection| connection.proxy.is_some() && !connection.proto.is_tcp()) {
+        Some("socks-proxy with proto udp")
     } else {
         None
     }
@@ -263,6 +267,7 @@ pub(crate) struct Program {
     signals: Signals,
     tls: Arc<TlsContext>,
     credentials: CredentialStore,
+    proxies: ProxyLogins,
     remotes: Remotes,
     privileges: Option<PrivilegePlan>,
     interface: Option<Interface>,
@@ -281,6 +286,8 @@ pub(crate) struct Program {
     cause: Cause,
     /// Key files of control packets, read at start: later they may be out of reach.
     wraps: Vec<(Wrap, WrapConfig)>,
+    /// The same of a server.
+    secrets: Option<Secrets>,
     /// What `local` resolved to (`persist-local-ip`).
     local: Option<(String, IpAddr)>,
     status: Option<StatusFile>,
@@ -304,10 +311,16 @@ impl Program {
             options.chroot.as_deref(),
         )
         .map_err(Ending::fatal)?;
+        let (wraps, secrets) = match &options.server {
+            Some(settings) => (Vec::new(), Some(Secrets::read(&options, settings))),
+            None => (setup::wrap_configs(&options).map_err(Ending::fatal)?, None),
+        };
+        let secrets = secrets.transpose().map_err(Ending::fatal)?;
         let mut env = ScriptEnv::new();
         setup::base_environment(&options, &mut env);
         Ok(Program {
             credentials: CredentialStore::new(&options).map_err(Ending::fatal)?,
+            proxies: ProxyLogins::new(&options).map_err(Ending::fatal)?,
             remotes: Remotes::new(&options),
             signals,
             tls: Arc::new(tls),
@@ -316,7 +329,8 @@ impl Program {
             kept: None,
             interface_options: None,
             last_data: None,
-            wraps: setup::wrap_configs(&options).map_err(Ending::fatal)?,
+            wraps,
+            secrets,
             local: None,
             status: open_status(&options).map_err(Ending::fatal)?,
             options,
@@ -619,12 +633,9 @@ impl Program {
 
     // ---- everyday ------------------------------------------------------------------------------
 
-    fn log_links(&self, udp: &UdpSocket, target: &Target) {
-        let family = match udp.local_addr() {
-            Ok(address) if address.is_ipv6() => "UDPv6",
-            _ => "UDPv4",
-        };
-        match udp.local_addr() {
+    fn log_links(&self, link: &Link, target: &Target) {
+        let family = link.name(target);
+        match link.local_addr() {
             Ok(address) if target.connection.bind => log::notice!(
                 in Link, "{family} link local (bound): {}", setup::address_text(address)
             ),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rand::seq::SliceRandom;
 
 use crate::config::options::{Connection, Family, Options};
+use crate::config::proxy::Proxy;
 use crate::proto::push::Advance;
 
 /// Pause between tries to resolve a name.
@@ -103,9 +104,9 @@ impl Remotes {
         {
             // The address is looked up again, for a server that has moved; a temporary failure of
             // that is no reason to leave a place that works.
-            let mut addresses = match &last.connection.remote {
-                Some(name) if !options.persist_remote_ip => {
-                    resolve(&host(name, options), &last.connection).unwrap_or_default()
+            let mut addresses = match place(&last.connection, options) {
+                Some(place) if !options.persist_remote_ip => {
+                    resolve(&place, last.connection.family).unwrap_or_default()
                 }
                 _ => Vec::new(),
             };
@@ -134,12 +135,12 @@ impl Remotes {
                 self.round += 1;
             }
             let connection = &self.connections[index];
-            let Some(name) = connection.remote.clone() else {
+            let Some(place) = place(connection, options) else {
                 return Some(self.take(index, None));
             };
             let resolved = match self.known[index].is_empty() {
                 false => Resolved::Addresses(self.known[index].clone()),
-                true => resolve_patiently(&name, connection, options, sleep, log),
+                true => resolve_patiently(&place, connection.family, options, sleep, log),
             };
             match resolved {
                 Resolved::Addresses(mut addresses) => {
@@ -199,23 +200,22 @@ enum Resolved {
 }
 
 fn resolve_patiently(
-    name: &str,
-    connection: &Connection,
+    place: &Place,
+    family: Family,
     options: &Options,
     sleep: &mut dyn FnMut(Duration) -> bool,
     log: &mut dyn FnMut(String),
 ) -> Resolved {
-    let host = host(name, options);
     let mut waited = Duration::ZERO;
     loop {
-        let error = match resolve_aside(&host, connection, sleep) {
+        let error = match resolve_aside(place, family, sleep) {
             Some(Ok(addresses)) => return Resolved::Addresses(addresses),
             Some(Err(error)) => error,
             None => return Resolved::Interrupted,
         };
         log(format!(
-            "RESOLVE: cannot resolve host address: {host}:{}: {error}",
-            connection.rport
+            "RESOLVE: cannot resolve host address: {}:{}: {error}",
+            place.0, place.1
         ));
         if options
             .resolv_retry
@@ -230,6 +230,19 @@ fn resolve_patiently(
     }
 }
 
+/// Name or address, and port.
+type Place = (String, u16);
+
+/// Where to connect to: the proxy, if there is one; it resolves the peer's name itself.
+fn place(connection: &Connection, options: &Options) -> Option<Place> {
+    let remote = connection.remote.as_ref()?;
+    Some(match &connection.proxy {
+        Some(Proxy::Http(proxy)) => (proxy.host.clone(), proxy.port),
+        Some(Proxy::Socks(proxy)) => (proxy.host.clone(), proxy.port),
+        None => (host(remote, options), connection.rport),
+    })
+}
+
 /// The name to ask for (`remote-random-hostname`).
 fn host(name: &str, options: &Options) -> String {
     if options.remote_random_hostname && name.parse::<IpAddr>().is_err() {
@@ -242,21 +255,21 @@ fn host(name: &str, options: &Options) -> String {
 /// One try to resolve a name on a thread of its own, so that a name server that does not answer
 /// holds up no signal. `None` when `sleep` was interrupted; the thread then ends by itself.
 fn resolve_aside(
-    host: &str,
-    connection: &Connection,
+    place: &Place,
+    family: Family,
     sleep: &mut dyn FnMut(Duration) -> bool,
 ) -> Option<Result<Vec<SocketAddr>, String>> {
-    if host.parse::<IpAddr>().is_ok() {
-        return Some(resolve(host, connection));
+    if place.0.parse::<IpAddr>().is_ok() {
+        return Some(resolve(place, family));
     }
     let (answer, answered) = mpsc::channel();
-    let (name, place) = (host.to_owned(), connection.clone());
+    let aside = place.clone();
     let thread = std::thread::Builder::new().name("ringway-resolve".to_owned());
     if thread
-        .spawn(move || answer.send(resolve(&name, &place)))
+        .spawn(move || answer.send(resolve(&aside, family)))
         .is_err()
     {
-        return Some(resolve(host, connection));
+        return Some(resolve(place, family));
     }
     loop {
         match answered.recv_timeout(RESOLVE_LOOK) {
@@ -271,11 +284,11 @@ fn resolve_aside(
 }
 
 /// One try to resolve a name; at least one address.
-fn resolve(host: &str, connection: &Connection) -> Result<Vec<SocketAddr>, String> {
-    let all = (host, connection.rport)
+fn resolve(place: &Place, family: Family) -> Result<Vec<SocketAddr>, String> {
+    let all = (place.0.as_str(), place.1)
         .to_socket_addrs()
         .map_err(|e| e.to_string())?;
-    let fitting: Vec<_> = all.filter(|a| fits(a.ip(), connection.family)).collect();
+    let fitting: Vec<_> = all.filter(|a| fits(a.ip(), family)).collect();
     match fitting.is_empty() {
         true => Err("no address of the wanted family".to_owned()),
         false => Ok(fitting),

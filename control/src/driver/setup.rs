@@ -72,6 +72,12 @@ pub(super) fn udp_config(options: &Options, target: &Target, local: Option<IpAdd
     config
 }
 
+/// Longest packet in a TCP stream: what OpenVPN 2.6 and 2.7 take with their default MTU, and room for
+/// a larger `tun-mtu` of one's own (protocol §1).
+pub(super) fn max_stream_packet(connection: &Connection) -> usize {
+    1768.max(usize::from(connection.tun_mtu.max(connection.tun_mtu_max)) + 168)
+}
+
 /// `mtu-disc` in the socket's words.
 pub(super) fn mtu_discovery(option: MtuDisc) -> MtuDiscovery {
     match option {
@@ -523,10 +529,15 @@ pub(super) fn base_environment(options: &Options, env: &mut ScriptEnv) {
     for (index, connection) in options.connections.iter().enumerate() {
         let port = connection.rport.to_string();
         let local = connection.lport.to_string();
-        let proto = match connection.family {
-            Family::Any => "udp",
-            Family::V4 => "udp4",
-            Family::V6 => "udp6",
+        let family = match connection.family {
+            Family::Any => "",
+            Family::V4 => "4",
+            Family::V6 => "6",
+        };
+        let proto = match connection.proto {
+            Proto::Udp => format!("udp{family}"),
+            Proto::TcpClient => format!("tcp{family}-client"),
+            Proto::TcpServer => format!("tcp{family}-server"),
         };
         env.set_connection(
             index + 1,
@@ -535,7 +546,7 @@ pub(super) fn base_environment(options: &Options, env: &mut ScriptEnv) {
                 .as_deref()
                 .map(|host| (host, port.as_str())),
             connection.bind.then_some(local.as_str()),
-            proto,
+            &proto,
         );
     }
     for (name, value) in &options.setenv {

@@ -147,6 +147,20 @@ impl ScriptEnv {
         }
     }
 
+    /// Removes the addresses of the device, before setting those it has now.
+    pub fn clear_ifconfig(&mut self) {
+        for name in [
+            "ifconfig_local",
+            "ifconfig_remote",
+            "ifconfig_netmask",
+            "ifconfig_ipv6_local",
+            "ifconfig_ipv6_netbits",
+            "ifconfig_ipv6_remote",
+        ] {
+            self.unset(name);
+        }
+    }
+
     /// `route_vpn_gateway` and `route_net_gateway`, those that are known.
     pub fn set_gateways(&mut self, vpn: Option<IpAddr>, net: Option<IpAddr>) {
         if let Some(vpn) = vpn {

@@ -44,19 +44,28 @@ pub struct Credentials {
 
 /// User name and password from `source`; what it does not hold is asked for.
 pub fn auth_user_pass(source: CredentialSource<'_>) -> Result<Credentials, String> {
+    login("auth-user-pass", "Auth", source)
+}
+
+/// The same for something else than the peer: `option` is named in errors, `what` in questions.
+pub fn login(
+    option: &str,
+    what: &str,
+    source: CredentialSource<'_>,
+) -> Result<Credentials, String> {
     let (username, password) = match source {
         CredentialSource::Ask => (None, None),
-        CredentialSource::File(path) => two_lines(&read_file("auth-user-pass", path)?),
+        CredentialSource::File(path) => two_lines(&read_file(option, path)?),
         CredentialSource::Inline(text) => two_lines(text),
     };
     let username = match username {
         Some(username) => username,
-        None if source == CredentialSource::Ask => ask("Enter Auth Username:", true)?,
-        None => return Err("auth-user-pass: the user name is empty".into()),
+        None if source == CredentialSource::Ask => ask(&format!("Enter {what} Username:"), true)?,
+        None => return Err(format!("{option}: the user name is empty")),
     };
     let password = match password {
         Some(password) => password,
-        None => ask("Enter Auth Password:", false)?,
+        None => ask(&format!("Enter {what} Password:"), false)?,
     };
     Ok(Credentials {
         username: String::clone(&username),

@@ -15,6 +15,8 @@ pub mod negotiate;
 pub mod occ;
 pub mod packet;
 pub mod peer_info;
+pub mod proxy;
+
 pub mod push;
 pub mod rate;
 pub mod reliable;

@@ -11,6 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ringway_dataplane::framing::Framing;
 use ringway_dataplane::tun::DeviceKind;
 
 use super::addresses::Addresses;
@@ -18,6 +19,7 @@ use super::routes::Address;
 use crate::config::lexer;
 use crate::config::server::ClientConfig;
 use crate::host::link::netmask_of;
+use crate::proto::peer_info::PeerInfo;
 
 /// Longest user name that is pushed back, in base64, in bytes: older clients take no more.
 const MAX_TOKEN_USER: usize = 127;
@@ -82,6 +84,16 @@ pub fn token_lines(token: &str, user: &str) -> Vec<String> {
     lines
 }
 
+/// `compress migrate`, for a client whose options string speaks of compression: the line that makes it
+/// stop, and how to speak to it then. A client that does not know the framing that leaves packets as
+/// they are gets the one it has always had.
+pub fn migration(peer: &PeerInfo) -> (&'static str, Framing) {
+    match peer.value("IV_COMP_STUBv2") {
+        Some("1") => ("compress stub-v2", Framing::StubV2),
+        _ => ("comp-lzo no", Framing::Lzo),
+    }
+}
+
 fn is_address(text: &str) -> bool {
     matches!(text, "ifconfig" | "ifconfig-ipv6")
 }
@@ -127,6 +139,14 @@ fn routed_network(line: &str) -> Option<Address> {
 mod tests {
     use super::super::addresses::{AssignedV4, AssignedV6};
     use super::*;
+
+    #[test]
+    fn clients_that_compress_are_told_to_stop() {
+        let new = PeerInfo::parse("IV_VER=2.6.14\nIV_COMP_STUBv2=1\n");
+        assert_eq!(migration(&new), ("compress stub-v2", Framing::StubV2));
+        let old = PeerInfo::parse("IV_VER=2.3.10\n");
+        assert_eq!(migration(&old), ("comp-lzo no", Framing::Lzo));
+    }
 
     fn for_all() -> Vec<String> {
         let push = [

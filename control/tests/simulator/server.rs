@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rand::Rng;
+use ringway::config::pushed::{PulledOptions, apply, update};
 use ringway::proto::acceptor::Refusal;
 use ringway::proto::peer_info::iv_proto;
 use ringway::proto::push::{AuthFailed, ControlMessage};
@@ -431,6 +432,39 @@ fn tokens_updates_and_orders_reach_connected_clients() {
     assert!(crowd.clients[old].updates.is_empty());
     crowd.run(crowd.time + 10 * S);
     assert_eq!(reasons(&crowd), ["server-pushed-connection-reset"; 2]);
+}
+
+#[test]
+fn updates_replace_what_was_pushed() {
+    let mut crowd = Crowd::new(9, BAD, fixed(&wraps()[2]), Transport::Udp);
+    crowd.habits.push = vec!["route 10.200.0.0 255.255.0.0".into(), "ping 10".into()];
+    let client = crowd.add(wraps()[2].clone(), |_| {});
+    crowd.run_while(60 * S, |c| !c.all_connected());
+    let at = crowd.clients[client].address;
+    // In parts: the second one must not take the routes of the first away again.
+    let mut lines: Vec<String> = (0..100)
+        .map(|n| format!("route 10.{n}.0.0 255.255.0.0"))
+        .collect();
+    lines.extend([
+        "-topology".into(),
+        "?cipher X".into(),
+        "keepalive 3 9".into(),
+    ]);
+    crowd.command(at, Command::PushUpdate(lines));
+    crowd.run(crowd.time + 20 * S);
+
+    let mut pulled = PulledOptions::default();
+    for line in &crowd.clients[client].pushed[0] {
+        apply(line, &[], &mut pulled);
+    }
+    let [lines] = &crowd.clients[client].updates[..] else {
+        panic!("one update, in one piece");
+    };
+    let skipped = update(lines, &[], &mut pulled).unwrap();
+    assert_eq!(skipped.len(), 1, "{skipped:?}");
+    assert_eq!(pulled.route.len(), 100);
+    assert!(pulled.topology.is_none() && pulled.cipher.is_some());
+    assert_eq!((pulled.ping, pulled.ping_restart), (Some(3), Some(9)));
 }
 
 #[test]

@@ -56,31 +56,12 @@ pub(super) struct TokenState {
 }
 
 impl State {
-    /// # Errors
-    /// The key of the tokens cannot be read.
-    pub(super) fn new(settings: &ServerOptions) -> Result<Self, String> {
-        let Some(options) = settings.auth_gen_token else {
-            return Ok(State { tokens: None });
-        };
-        let key = match &settings.auth_gen_token_secret {
-            None => TokenKey::generate(&mut rand::rng()),
-            Some(source) => {
-                let fail = |what: String| {
-                    format!(
-                        "{}: {}: {}: {what}",
-                        source.position,
-                        source.option,
-                        source.name()
-                    )
-                };
-                let text = source.read().map_err(|error| fail(error.to_string()))?;
-                let text = String::from_utf8_lossy(&text);
-                TokenKey::parse(&text).map_err(|error| fail(error.to_string()))?
-            }
-        };
-        Ok(State {
-            tokens: Some(Tokens::new(key, options)),
-        })
+    /// Tokens are signed with `key`, if there is one.
+    pub(super) fn new(settings: &ServerOptions, key: Option<TokenKey>) -> Self {
+        let tokens = settings.auth_gen_token.zip(key);
+        State {
+            tokens: tokens.map(|(options, key)| Tokens::new(key, options)),
+        }
     }
 }
 
@@ -110,7 +91,11 @@ impl Server<'_> {
     }
 
     /// A client's key message is here.
-    pub(super) fn authenticate(&mut self, client: &mut Client, request: AuthRequest) {
+    pub(super) fn authenticate(&mut self, client: &mut Client, mut request: AuthRequest) {
+        if client.calls_itself.is_some() && request.username == client.calls_itself {
+            request.username.clone_from(&client.username);
+        }
+        client.compresses = occ::extract(&request.options).comp_lzo;
         let lines = request.peer_info_text.lines();
         client
             .env
@@ -398,6 +383,36 @@ impl Server<'_> {
             request: request.request,
         };
         client.tunnel.handle_command(now, answer);
+    }
+
+    /// `override-username`: what the client is known by from now on. False if it has no user name.
+    pub(super) fn rename(&mut self, client: &mut Client, name: String) -> bool {
+        let Some(before) = client.username.clone() else {
+            log::warn!(
+                "{} override-username needs a client with a user name",
+                client.label()
+            );
+            return false;
+        };
+        if before == name {
+            return true;
+        }
+        log::notice!(
+            "{} MULTI: override-username changes username from '{before}' to '{name}'",
+            client.label()
+        );
+        if self.settings.username_as_common_name {
+            self.state.names.leave(&client.common_name, client.handle);
+            for other in self.state.names.enter(&name, client.handle) {
+                self.close(other, "duplicate-cn");
+            }
+            client.env.set("common_name", &name);
+            client.common_name.clone_from(&name);
+        }
+        client.env.set("username", &name);
+        client.username = Some(name);
+        client.calls_itself.get_or_insert(before);
+        true
     }
 
     /// The client is not who it says.

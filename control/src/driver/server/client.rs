@@ -44,6 +44,10 @@ pub(super) struct Client {
     /// Its name is in the table of names.
     pub(super) named: bool,
     pub(super) username: Option<String>,
+    /// What it calls itself, if it is known by another user name (`override-username`).
+    pub(super) calls_itself: Option<String>,
+    /// Its options string speaks of compression.
+    pub(super) compresses: bool,
     pub(super) peer_info: PeerInfo,
     /// What its own key says of itself.
     pub(super) metadata: Option<Metadata>,

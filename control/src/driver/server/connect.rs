@@ -14,11 +14,12 @@ use ringway_dataplane::key_slot::Cipher;
 use ringway_dataplane::tun::DeviceKind;
 
 use super::client::{Client, Stage};
+use super::client_files::ClientFiles;
 use super::scripts::{Deferred, Waiting, command, log_failure};
 use super::{Server, now, settings};
 use crate::config::client_config::{self, Kind};
 use crate::config::options::Options;
-use crate::config::server::{ClientConfig, ServerOptions};
+use crate::config::server::ServerOptions;
 use crate::driver::setup;
 use crate::host::env::IfconfigEnd;
 use crate::host::script::Hook;
@@ -35,7 +36,7 @@ use crate::server::addresses::{Network, pool_layout};
 use crate::server::limits::{CommonNames, PeerIds};
 use crate::server::pool::AddressPool;
 use crate::server::pool_file::PoolFile;
-use crate::server::push::{PushInput, push_list};
+use crate::server::push::{PushInput, migration, push_list};
 use crate::server::routes::{Address, Change, Forgotten, Question, Routes, of_client};
 
 /// How long `client-disconnect` and the like may take: nobody's time bounds them.
@@ -46,6 +47,7 @@ pub(super) struct State {
     pub(super) ids: PeerIds,
     pub(super) names: CommonNames,
     pub(super) routes: Routes,
+    files: ClientFiles,
     network: Network,
     pool: Option<AddressPool>,
     pool_file: Option<PoolFile>,
@@ -54,7 +56,7 @@ pub(super) struct State {
 
 impl State {
     /// # Errors
-    /// The pool cannot be made, or its file cannot be used.
+    /// The pool cannot be made, or its file cannot be used, or there is no `client-config-dir`.
     pub(super) fn new(options: &Options, settings: &ServerOptions) -> Result<Self, String> {
         let network = Network {
             device: options.dev_type,
@@ -79,12 +81,17 @@ impl State {
             }
             pool_file = Some(file);
         }
+        let files = ClientFiles::new(options, settings)?;
+        if let Some(pool) = &mut pool {
+            files.reserve(options, pool);
+        }
         let own = options.ifconfig.map(|i| IpAddr::V4(i.local));
         let own_v6 = options.ifconfig_ipv6.map(|i| IpAddr::V6(i.local));
         Ok(State {
             ids: PeerIds::new(settings.max_clients),
             names: CommonNames::new(settings.duplicate_cn),
             routes: Routes::new(own.into_iter().chain(own_v6)),
+            files,
             network,
             pool,
             pool_file,
@@ -133,7 +140,7 @@ impl Server<'_> {
             self.close(other, "duplicate-cn");
         }
         client.named = true;
-        match self.client_file(&name) {
+        match self.state.files.of(&name) {
             Ok(config) => client.config = config,
             Err(text) => {
                 log::warn!("{} {text}", client.label());
@@ -156,28 +163,6 @@ impl Server<'_> {
         self.go_on_connecting(client, next);
     }
 
-    /// What `client-config-dir` says of a client.
-    fn client_file(&self, name: &str) -> Result<ClientConfig, String> {
-        let Some(directory) = &self.settings.client_config_dir else {
-            return Ok(ClientConfig::default());
-        };
-        let exclusive = self.settings.ccd_exclusive;
-        match client_config::for_client(directory, name, exclusive) {
-            Ok(Some((config, warnings))) => {
-                for warning in warnings {
-                    log::warn!("{warning}");
-                }
-                Ok(config)
-            }
-            Ok(None) if exclusive => Err(format!(
-                "client has no file '{name}' in '{}' and is rejected (--ccd-exclusive)",
-                directory.display()
-            )),
-            Ok(None) => Ok(ClientConfig::default()),
-            Err(error) => Err(format!("client is rejected: {error}")),
-        }
-    }
-
     /// Gives the client its addresses; false if it is refused for want of one.
     fn assign(&mut self, client: &mut Client) -> bool {
         let before = std::mem::take(&mut client.addresses);
@@ -194,6 +179,18 @@ impl Server<'_> {
                 self.refuse(client);
                 return false;
             }
+        }
+        if let Some((network, mask)) = self.settings.ifconfig_push_constraint
+            && let Some(v4) = client.addresses.v4
+            && v4.local & mask != network
+        {
+            // No more than that: such configurations have always worked.
+            log::warn!(
+                "{} MULTI ERROR: primary virtual IP {} violates tunnel network/netmask \
+                 constraint ({network}/{mask})",
+                client.label(),
+                v4.local
+            );
         }
         let v4 = client.addresses.v4.map(|v4| VirtualAddress {
             client: v4.local,
@@ -234,7 +231,7 @@ impl Server<'_> {
         };
         let label = client.label();
         let lane = self.lane(client);
-        let shared = self.client_call(client, &label, lane.as_deref());
+        let shared = self.client_call(client, &label, Some(&lane));
         let prepared = ClientConnect::prepare(&shared, &command(script))?;
         let hook = prepared.hook;
         self.run_script(client, Hook::ClientConnect, prepared.job, |job| {
@@ -242,9 +239,13 @@ impl Server<'_> {
         })
     }
 
-    /// Scripts of one name run in order, where a name means one client.
-    fn lane(&self, client: &Client) -> Option<String> {
-        (!self.settings.duplicate_cn).then(|| client.common_name.clone())
+    /// Scripts that tell of a client's coming and going run in order: for each name, or where several
+    /// clients may have one name, for each client.
+    fn lane(&self, client: &Client) -> String {
+        match self.settings.duplicate_cn {
+            false => client.common_name.clone(),
+            true => format!("{}#{}", client.common_name, client.handle.0),
+        }
     }
 
     /// The script's word.
@@ -308,6 +309,12 @@ impl Server<'_> {
     // ---- addresses -----------------------------------------------------------------------------
 
     fn begin_learning(&mut self, client: &mut Client) {
+        if let Some(name) = client.config.override_username.clone()
+            && !self.rename(client, name)
+        {
+            self.refuse(client);
+            return;
+        }
         client.wanted = match self.state.network.device {
             DeviceKind::Tun => of_client(&client.addresses, &client.config),
             // On a tap device addresses are learned from frames.
@@ -401,7 +408,7 @@ impl Server<'_> {
     /// Tells the client its options.
     fn serve(&mut self, client: &mut Client) {
         let connection = &self.options.connections[0];
-        let push = push_list(&PushInput {
+        let mut push = push_list(&PushInput {
             for_all: &self.settings.push,
             client: &client.config,
             addresses: &client.addresses,
@@ -421,6 +428,11 @@ impl Server<'_> {
         }
         preferences.fallback = client.config.data_ciphers_fallback.or(preferences.fallback);
         preferences.framing = client.config.compress.unwrap_or(preferences.framing);
+        if self.settings.compress_migrate && client.compresses {
+            let (line, framing) = migration(&client.peer_info);
+            push.push(line.to_owned());
+            preferences.framing = framing;
+        }
         let serve = Serve {
             preferences,
             features: iv_proto::SERVER,
@@ -428,7 +440,7 @@ impl Server<'_> {
             push,
             tokens: self.token_lines(client),
             tun_mtu: Some(mtu),
-            username: client.config.override_username.clone(),
+            username: client.username.clone(),
             extensions: extensions::OWN,
         };
         client
@@ -469,7 +481,8 @@ impl Server<'_> {
             float: negotiated.peer_id.is_some(),
             listener: client.listener,
             tx_peer_id: negotiated.peer_id,
-            rx_peer_id: Some(client.peer_id),
+            // One that knows DATA_V1 only is told by its address alone.
+            rx_peer_id: negotiated.peer_id,
             framing: negotiated.framing,
             fragment: setup::fragment(&shape, connection),
             mss_v4,
@@ -554,7 +567,7 @@ impl Server<'_> {
                 duration: now.unix.saturating_sub(client.since_unix),
             };
             let lane = self.lane(&client);
-            let mut shared = self.client_call(&client, &label, lane.as_deref());
+            let mut shared = self.client_call(&client, &label, Some(&lane));
             shared.deadline = Some(now.instant + FAREWELL_LIMIT);
             let job = client_disconnect(&shared, &command(script), totals);
             self.tell_script(job);

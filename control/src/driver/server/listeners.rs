@@ -34,6 +34,8 @@ pub(super) struct Listeners {
 /// A UDP port: the control thread's part of it.
 pub(super) struct UdpListener {
     pub(super) control: ControlSocket,
+    /// Datagrams longer than any control packet.
+    pub(super) too_long: u64,
 }
 
 /// What the workers get.
@@ -68,7 +70,10 @@ impl Listeners {
             let first = workers.sockets.len() as u16;
             workers.sockets.extend(sockets);
             workers.ranges.push(first..workers.sockets.len() as u16);
-            listeners.udp.push(UdpListener { control });
+            listeners.udp.push(UdpListener {
+                control,
+                too_long: 0,
+            });
         }
         for place in listen.iter().filter(|l| l.tcp) {
             let listener = open_tcp(options, place)

@@ -8,16 +8,20 @@
 //!   listeners.rs  ports and sockets          clients.rs  the table          client.rs  one of them
 //!   auth.rs       who it is, who says so     connect.rs  options, addresses, routes, the way out
 //!   scripts.rs    scripts in progress        settings.rs options -> what each part needs
+//!   client_files.rs  client-config-dir
 //!   timers.rs     deadlines                  status.rs   status file and statistics
+//!   secrets.rs    key files
 //!   tap.rs        hardware addresses
 //! ```
 
 mod auth;
 mod client;
+mod client_files;
 mod clients;
 mod connect;
 mod listeners;
 mod scripts;
+mod secrets;
 mod settings;
 mod status;
 mod tap;
@@ -100,6 +104,7 @@ pub(super) struct Server<'p> {
     ending: Option<Ending>,
 }
 
+pub(super) use self::secrets::Secrets;
 pub(super) use self::settings::device_queues;
 
 /// Runs a server until it ends or is to be started anew.
@@ -118,10 +123,16 @@ impl<'p> Server<'p> {
         let (listeners, sockets) =
             Listeners::open(&options, &settings.listen).map_err(Ending::fatal)?;
         let state = connect::State::new(&options, &settings).map_err(Ending::fatal)?;
-        let auth = auth::State::new(&settings).map_err(Ending::fatal)?;
+        let Some(Secrets { wraps, token_key }) = program.secrets.clone() else {
+            return Err(Ending::fatal("the keys of the server are missing"));
+        };
+        let auth = auth::State::new(&settings, token_key);
         let status = status::State::new(&options).map_err(Ending::fatal)?;
         let fatal = |error: StartError| Ending::fatal(error.to_string());
-        let jobs = Jobs::new(JobLimits::default(), options.script_security)
+        // The control thread, and about one for each worker.
+        let threads = 1 + setup::workers(&options);
+        let limits = JobLimits::for_host(threads, options.user.is_some());
+        let jobs = Jobs::new(limits, options.script_security)
             .map_err(|error| Ending::fatal(format!("cannot watch scripts: {error}")))?;
         if program.interface.is_none() {
             program.open_interface(&options, &connection, None)?;
@@ -142,8 +153,6 @@ impl<'p> Server<'p> {
         // Capabilities belong to threads: a worker started before the drop keeps none it needs not.
         program.drop_privileges()?;
         log::info!(in Data, "packet engine: {}, {} worker(s)", workers.engine(), workers.count());
-        let wraps = settings::client_wraps(&options, &settings, &connection);
-        let wraps = Arc::new(wraps.map_err(Ending::fatal)?);
         let tunnel_config = program.server_tunnel_config(&connection, wraps.clone());
         let acceptor = Acceptor::new(settings::acceptor(&options, &settings, wraps));
         super::log_completed(errors);
@@ -273,8 +282,11 @@ impl<'p> Server<'p> {
                 self.command(Command::PathMtu(address, mtu));
             }
             let number = listener as u16;
-            for (from, datagram) in batch.datagrams().flatten() {
-                self.take_datagram(number, from, datagram);
+            for datagram in batch.datagrams() {
+                match datagram {
+                    Some((from, datagram)) => self.take_datagram(number, from, datagram),
+                    None => self.listeners.udp[listener].too_long += 1,
+                }
             }
             if !batch.is_full() {
                 return;
@@ -397,7 +409,7 @@ impl<'p> Server<'p> {
         };
         let config = StreamConfig {
             queue_limit: self.settings.tcp_queue_limit as usize,
-            max_packet: settings::max_stream_packet(&self.options.connections[0]),
+            max_packet: setup::max_stream_packet(&self.options.connections[0]),
         };
         self.command(Command::AddStream(id, stream, config));
         let config = self.client_tunnel_config(&endpoint);
@@ -449,6 +461,8 @@ impl<'p> Server<'p> {
             common_name: String::new(),
             named: false,
             username: None,
+            calls_itself: None,
+            compresses: false,
             peer_info: PeerInfo::default(),
             metadata: None,
             hooks: ClientHooks::new(settings::hooks(&self.settings)),

@@ -22,12 +22,6 @@ use crate::proto::rate::RateLimit;
 use crate::proto::wrap::tls_crypt_v2::ServerKey;
 use crate::proto::wrap::{ClientWraps, V2Server};
 
-/// Longest packet in a TCP stream: what OpenVPN 2.6 and 2.7 take with their default MTU, and room for
-/// a larger `tun-mtu` of one's own (protocol §1).
-pub(super) fn max_stream_packet(connection: &Connection) -> usize {
-    1768.max(usize::from(connection.tun_mtu.max(connection.tun_mtu_max)) + 168)
-}
-
 /// How a listener's sockets are opened.
 pub(super) fn listen_config(options: &Options, place: &Listen, local: Option<IpAddr>) -> UdpConfig {
     let family = match (local, place.family) {

@@ -117,6 +117,7 @@ impl Server<'_> {
         for (number, listener) in self.listeners.udp.iter().enumerate() {
             let dropped = listener.control.kernel_drops().unwrap_or(0);
             log::notice!("control socket {number} overflow,{dropped}");
+            log::notice!("control socket {number} too long,{}", listener.too_long);
         }
         log::notice!("END");
     }

@@ -393,8 +393,8 @@ fn child_without_rights() {
         fs::create_dir_all(copy.parent().unwrap()).unwrap();
         fs::copy(file, copy).unwrap();
     }
-    fs::create_dir(root.path().join("work")).unwrap();
-    for open in [root.path().to_owned(), root.path().join("work")] {
+    fs::create_dir(root.path().join("shared")).unwrap();
+    for open in [root.path().to_owned(), root.path().join("shared")] {
         fs::set_permissions(open, fs::Permissions::from_mode(0o777)).unwrap();
     }
     // A user no other process has, with room for two beside the threads of this test.
@@ -416,14 +416,14 @@ fn child_without_rights() {
         kind: JobKind::Verdict,
     };
     for _ in 0..5 {
-        let wait = "read x; echo x >> /work/ran; until [ -e /work/go ]; do :; done";
+        let wait = "read x; echo x >> /shared/ran; until [ -e /shared/go ]; do :; done";
         jobs.spawn(now, spec(wait)).unwrap();
     }
     assert_eq!((jobs.running(), jobs.waiting()), (2, 3));
     let stuck = jobs
         .spawn(now, spec("until [ -e /never ]; do :; done"))
         .unwrap();
-    fs::write("/work/go", "").unwrap();
+    fs::write("/shared/go", "").unwrap();
     let mut passed = 0;
     while passed < 5 {
         if let Some((_, result)) = jobs.next_finished() {
@@ -435,7 +435,7 @@ fn child_without_rights() {
         assert_eq!(poll(&mut fds, PollTimeout::from(60_000u16)), Ok(1));
         jobs.handle_ready(now);
     }
-    assert_eq!(fs::read_to_string("/work/ran").unwrap(), "x\n".repeat(5));
+    assert_eq!(fs::read_to_string("/shared/ran").unwrap(), "x\n".repeat(5));
     jobs.cancel(now, stuck);
     while !jobs.is_idle() {
         let mut fds = [PollFd::new(jobs.as_fd(), PollFlags::POLLIN)];

@@ -1,0 +1,180 @@
+//! What one attempt sends its control packets by, before and after there is a connection.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+
+use ringway_dataplane::command::{Command, Endpoint, StreamConfig, StreamEnd, StreamId};
+use ringway_dataplane::udp::UdpSocket;
+use socket2::SockRef;
+
+use super::remotes::Target;
+use super::{Ending, Program, dial, setup};
+use crate::config::options::{Options, Proto};
+
+/// The only connection of an attempt over TCP.
+const STREAM: StreamId = StreamId(0);
+/// Data packets that may wait in front of a full socket. The device is not read meanwhile, so these are
+/// at most what one batch has left over.
+const QUEUE_LIMIT: usize = 512;
+
+/// What an attempt begins with: everything that fails when something is wrong with this machine.
+pub(super) enum Prepared {
+    /// UDP sockets, one for each worker.
+    Udp(Vec<UdpSocket>),
+    /// The peer is called, possibly from this address.
+    Call(Option<IpAddr>),
+    /// The peer calls here.
+    Listen(TcpListener),
+}
+
+/// The way to the peer.
+pub(super) enum Link {
+    /// Handles on the workers' sockets; control packets leave by the first.
+    Udp(Vec<UdpSocket>),
+    /// A handle on the connection that the workers have, and what is at its other end.
+    Tcp(TcpStream, Endpoint),
+}
+
+impl Prepared {
+    /// Opens what can be opened without the peer.
+    ///
+    /// # Errors
+    /// One line for a person.
+    pub(super) fn open(
+        options: &Options,
+        target: &Target,
+        local: Option<IpAddr>,
+    ) -> Result<Self, String> {
+        Ok(match target.connection.proto {
+            Proto::Udp => Prepared::Udp(setup::open_udp(options, target, local)?),
+            Proto::TcpClient => Prepared::Call(local),
+            Proto::TcpServer => Prepared::Listen(dial::listen(options, target, local)?),
+        })
+    }
+
+    /// Waits until there is a connection. UDP needs none.
+    ///
+    /// # Errors
+    /// How the attempt ends: a signal, or no connection.
+    pub(super) fn establish(
+        self,
+        program: &mut Program,
+        target: &mut Target,
+    ) -> Result<Link, Ending> {
+        let (stream, from) = match self {
+            Prepared::Udp(sockets) => return Ok(Link::Udp(sockets)),
+            Prepared::Call(local) => {
+                let stream = dial::connect(program, target, local)?;
+                let from = target.remote;
+                (stream, from)
+            }
+            Prepared::Listen(listener) => {
+                let (stream, from) = dial::accept(program, listener, target)?;
+                dial::set_buffers(&stream, program.options.sndbuf, program.options.rcvbuf);
+                target.remote = Some(from);
+                (stream, Some(from))
+            }
+        };
+        let Some(from) = from else {
+            return Err(Ending::fatal("a connection needs a peer"));
+        };
+        let endpoint = Endpoint {
+            stream: Some(STREAM),
+            ..Endpoint::new(SocketAddr::new(from.ip().to_canonical(), from.port()))
+        };
+        Ok(Link::Tcp(stream, endpoint))
+    }
+}
+
+impl Link {
+    /// The peer at the other end of a connection.
+    pub(super) fn endpoint(&self) -> Option<Endpoint> {
+        match self {
+            Link::Udp(_) => None,
+            Link::Tcp(_, endpoint) => Some(*endpoint),
+        }
+    }
+
+    /// Gives the connection to the workers; UDP sockets they have from the start.
+    ///
+    /// # Errors
+    /// No descriptor is left for a second handle.
+    pub(super) fn hand_over(&self, target: &Target) -> io::Result<Option<Command>> {
+        let Link::Tcp(stream, _) = self else {
+            return Ok(None);
+        };
+        let config = StreamConfig {
+            queue_limit: QUEUE_LIMIT,
+            max_packet: setup::max_stream_packet(&target.connection),
+        };
+        Ok(Some(Command::AddStream(
+            STREAM,
+            stream.try_clone()?,
+            config,
+        )))
+    }
+
+    /// Sends a control packet by UDP; over TCP it is a command for the workers.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn send(&self, to: &Endpoint, packet: &[u8]) -> io::Result<Option<Command>> {
+        match (self, to.stream) {
+            (Link::Udp(sockets), _) => sockets[0].send_to(to, packet).map(|()| None),
+            (Link::Tcp(..), stream) => Ok(Some(Command::SendControl(
+                stream.unwrap_or(STREAM),
+                packet.to_vec(),
+            ))),
+        }
+    }
+
+    /// Pushed `sndbuf` and `rcvbuf`.
+    pub(super) fn set_buffers(&self, sndbuf: Option<u32>, rcvbuf: Option<u32>) {
+        let bytes = |size: Option<u32>| size.filter(|n| *n > 0).map(|n| n as usize);
+        match self {
+            Link::Udp(sockets) => {
+                for socket in sockets {
+                    socket.set_buffers(bytes(sndbuf), bytes(rcvbuf));
+                }
+            }
+            Link::Tcp(stream, _) => dial::set_buffers(stream, sndbuf, rcvbuf),
+        }
+    }
+
+    /// Our own address.
+    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Link::Udp(sockets) => sockets[0].local_addr(),
+            Link::Tcp(stream, _) => {
+                let address = SockRef::from(stream).local_addr()?.as_socket();
+                let address = address.ok_or(io::ErrorKind::AddrNotAvailable)?;
+                Ok(SocketAddr::new(address.ip().to_canonical(), address.port()))
+            }
+        }
+    }
+
+    /// `UDPv4`, `TCPv6_CLIENT`: what logs call it.
+    pub(super) fn name(&self, target: &Target) -> String {
+        let version = match self.local_addr() {
+            Ok(address) if address.is_ipv6() => 6,
+            _ => 4,
+        };
+        match target.connection.proto {
+            Proto::Udp => format!("UDPv{version}"),
+            Proto::TcpClient => format!("TCPv{version}_CLIENT"),
+            Proto::TcpServer => format!("TCPv{version}_SERVER"),
+        }
+    }
+}
+
+/// Why a connection has ended, in the words of logs.
+pub(super) fn end_text(end: StreamEnd) -> String {
+    match end {
+        StreamEnd::Closed => "closed".to_owned(),
+        StreamEnd::EndOfFile => "the peer closed it".to_owned(),
+        StreamEnd::Reset => "the peer reset it".to_owned(),
+        StreamEnd::BadFrame => "a packet with an impossible length".to_owned(),
+        StreamEnd::BadPacket => "a packet that is not the peer's".to_owned(),
+        StreamEnd::Io(errno) => io::Error::from_raw_os_error(errno).to_string(),
+    }
+}
