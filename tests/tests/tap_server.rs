@@ -116,7 +116,8 @@ fn learn_address() -> Result<()> {
         site.check(|site| {
             site.start_server()?;
             let programs = programs(server);
-            site.join(&ClientSpec::new(programs[0], 0, NAMES[0]))?;
+            let admitted = ClientSpec::new(programs[0], 0, NAMES[0]);
+            site.join(&admitted.line("explicit-exit-notify 1"))?;
             let other = ClientSpec::new(programs[1], 1, NAMES[1]);
             site.join(&other.line("lladdr 02:00:5e:00:00:66"))?;
             site.carries(0)?;
