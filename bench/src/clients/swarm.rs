@@ -287,6 +287,8 @@ impl Crowd {
                 let mut report = self.report.clone();
                 report.up = self.up;
                 report.cpu_seconds = thread_seconds();
+                // Whoever waits after this must not see a count from before his last order.
+                self.published.store(self.up, Relaxed);
                 // Whoever asked may have gone.
                 let _ = reply.send(report);
             }
