@@ -2,8 +2,9 @@
 //!
 //! * `demo`: one link from nothing, with real traffic and what it carried.
 //! * `all`: every row of the target table, written as RESULTS.md, results.json and report.html;
-//!   `throughput`, `pps`, `latency`, `rekey`, `memory`, `peers` measure parts of it, `report`
-//!   draws the files again.
+//!   `throughput`, `pps`, `latency`, `rekey`, `memory`, `peers`, `server` measure parts of it,
+//!   `report` draws the files again.
+//! * `clients`: thousands of light clients for one server.
 //! * `source` and `sink`: load a real link between two hosts, through a tunnel or around it.
 //!
 //! ```text
@@ -11,7 +12,7 @@
 //!     |
 //!   run       rounds, order, progress --- tunnel   program at work in two namespaces
 //!     |                                     |      (program, process, wireguard, nebula)
-//!     |                                   probe    values of one turn (cbc_cost)
+//!     |                                   probe    values of one turn (cbc_cost, server)
 //!   results   values, JSON
 //!     |
 //!   target    verdicts --- table  RESULTS.md --- report  report.html (chart)
@@ -33,6 +34,7 @@ mod program;
 mod report;
 mod results;
 mod run;
+mod server;
 mod suite;
 mod table;
 mod target;
@@ -43,7 +45,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use ringway_bench::load;
+use ringway_bench::{clients, load};
 
 use crate::measure::Measure;
 use crate::suite::Setting;
@@ -75,6 +77,10 @@ enum Command {
     Memory(run::Options),
     /// All programs side by side: one TCP stream, 64-byte datagrams, round trips.
     Peers(run::Options),
+    /// A server with thousands of peers: logins, memory, keepalive, a storm, a flood.
+    Server(run::Options),
+    /// Connect many light clients to a server and say how they fare.
+    Clients(clients::command::Options),
     /// Draw RESULTS.md and report.html again from results.json.
     Report {
         /// The folder they are in.
@@ -89,6 +95,9 @@ enum Command {
     #[command(subcommand, hide = true)]
     Traffic(ringway_lab::helper::Task),
 }
+
+/// Peers of a full server.
+const FULL_PEERS: u32 = 2000;
 
 /// Where the project keeps its results.
 const FOLDER: &str = "bench";
@@ -111,6 +120,7 @@ fn begin() -> anyhow::Result<()> {
         Command::Report { folder } => return run::again(folder),
         Command::Sink(options) => return load::sink::run(options),
         Command::Source(options) => return load::source::run(options),
+        Command::Clients(options) => return clients::command::run(options),
         _ => {}
     }
     let missing = ringway_lab::missing();
@@ -132,9 +142,15 @@ fn begin() -> anyhow::Result<()> {
         Command::Peers(options) => run::run(&options, None, |setting| {
             ["gcm", "udp-cut", "small", "latency"].contains(&setting.key)
         }),
-        Command::Report { .. } | Command::Sink(_) | Command::Source(_) | Command::Traffic(_) => {
-            Ok(())
-        }
+        Command::Server(options) => run::run(&options.with_peers(FULL_PEERS), None, |setting| {
+            let mut probes = setting.probes.iter();
+            probes.any(|probe| matches!(probe, probe::Probe::Server(_)))
+        }),
+        Command::Report { .. }
+        | Command::Clients(_)
+        | Command::Sink(_)
+        | Command::Source(_)
+        | Command::Traffic(_) => Ok(()),
     }
 }
 

@@ -50,6 +50,40 @@ pub(crate) enum Measure {
     SealTime,
     /// Opening one 1400-byte packet.
     OpenTime,
+    /// Logins for each second of processor time of a server.
+    LoginRate,
+    /// Resident size of a server, for each peer that is idle.
+    PeerMemory,
+    /// Processor time of a server whose peers are idle.
+    KeepaliveLoad,
+    /// TCP through the only peer of a server.
+    AloneRate,
+    /// TCP through one peer of many, the others idle.
+    CrowdRate,
+    /// The second as a part of the first.
+    CrowdKept,
+    /// From the start of a server to the last of its peers.
+    StormTime,
+    /// Round trip of an established peer while all others log in, 99th percentile.
+    StormP99,
+    /// The same as a multiple of that without.
+    StormDelay,
+    /// TCP of a peer beside a flood, as a part of that without.
+    FloodKept,
+    /// TCP of a peer beside a flood, as a part of that beside the same flood to an idle port.
+    FloodKeptIdle,
+    /// Packets of the flood.
+    FloodRate,
+    /// Growth of the server in a flood.
+    FloodMemory,
+    /// Packets received among peers of a server.
+    MeshRate,
+    /// Of these lost, without those that full receive buffers of the kernel have dropped.
+    MeshLost,
+    /// At the wrong peer, with another source, or damaged.
+    MeshAstray,
+    /// Behind a later one of their flow, or twice.
+    MeshLate,
 }
 
 /// Which way is better.
@@ -85,6 +119,23 @@ impl Measure {
             Self::RekeyLost => "datagrams lost across rekeys",
             Self::SealTime => "sealing a 1400-byte packet",
             Self::OpenTime => "opening a 1400-byte packet",
+            Self::LoginRate => "logins per second of a core",
+            Self::PeerMemory => "memory of one idle peer",
+            Self::KeepaliveLoad => "a core, for the keepalives of idle peers",
+            Self::AloneRate => "TCP of one peer, alone",
+            Self::CrowdRate => "TCP of one peer, all others connected",
+            Self::CrowdKept => "throughput kept with all others connected",
+            Self::StormTime => "all peers back after a restart",
+            Self::StormP99 => "round trip while all others log in, p99",
+            Self::StormDelay => "the same, as a multiple of the quiet p99",
+            Self::FloodKept => "throughput kept beside a flood",
+            Self::FloodKeptIdle => "the same, against a flood to an idle port",
+            Self::FloodRate => "packets of the flood",
+            Self::FloodMemory => "growth of the server in the flood",
+            Self::MeshRate => "packets among 50 peers, received",
+            Self::MeshLost => "packets lost",
+            Self::MeshAstray => "packets to the wrong peer, or damaged",
+            Self::MeshLate => "packets out of order in their flow",
         }
     }
 
@@ -109,13 +160,33 @@ impl Measure {
             | Self::RekeyExcess => "%",
             Self::RekeyLost => "datagrams",
             Self::SealTime | Self::OpenTime => "ns",
+            Self::LoginRate => "logins/s",
+            Self::PeerMemory => "KiB",
+            Self::KeepaliveLoad | Self::CrowdKept | Self::FloodKept | Self::FloodKeptIdle => "%",
+            Self::AloneRate | Self::CrowdRate => "Gbit/s",
+            Self::StormTime => "s",
+            Self::StormP99 => "µs",
+            Self::StormDelay => "x",
+            Self::FloodRate | Self::MeshRate => "thousand/s",
+            Self::FloodMemory => "MiB",
+            Self::MeshLost | Self::MeshAstray | Self::MeshLate => "packets",
         }
     }
 
     /// Which way is better.
     pub(crate) fn better(self) -> Better {
         match self {
-            Self::TcpRate | Self::UdpRate | Self::SmallRate => Better::Higher,
+            Self::TcpRate
+            | Self::UdpRate
+            | Self::SmallRate
+            | Self::LoginRate
+            | Self::AloneRate
+            | Self::CrowdRate
+            | Self::CrowdKept
+            | Self::FloodKept
+            | Self::FloodKeptIdle
+            | Self::FloodRate
+            | Self::MeshRate => Better::Higher,
             Self::TcpCpu
             | Self::UdpCpu
             | Self::SmallCpu
@@ -134,14 +205,23 @@ impl Measure {
             | Self::RekeyExcess
             | Self::RekeyLost
             | Self::SealTime
-            | Self::OpenTime => Better::Lower,
+            | Self::OpenTime
+            | Self::PeerMemory
+            | Self::KeepaliveLoad
+            | Self::StormTime
+            | Self::StormP99
+            | Self::StormDelay
+            | Self::FloodMemory
+            | Self::MeshLost
+            | Self::MeshAstray
+            | Self::MeshLate => Better::Lower,
         }
     }
 
     /// A value as text, without the unit: three digits that matter.
     pub(crate) fn show(self, value: f64) -> String {
         let digits = match value.abs() {
-            _ if self == Self::RekeyLost => 0,
+            _ if ["datagrams", "packets"].contains(&self.unit()) => 0,
             v if v >= 100.0 => 0,
             v if v >= 10.0 => 1,
             _ => 2,

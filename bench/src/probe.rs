@@ -12,6 +12,7 @@ use ringway_lab::iperf::{self, Direction, TcpLoad};
 use ringway_lab::traffic::UdpStream;
 
 use crate::measure::Measure;
+use crate::server::{self, Scale};
 use crate::tunnel::Tunnel;
 
 /// One way of looking at a program.
@@ -33,6 +34,8 @@ pub(crate) enum Probe {
     CbcSha256,
     /// Time per packet of AES-256-CBC with HMAC-SHA1; takes no tunnel.
     CbcSha1,
+    /// A server with its peers; starts its own.
+    Server(server::Row),
 }
 
 /// A TCP load.
@@ -97,12 +100,13 @@ impl Probe {
             ],
             Self::Memory => &[Measure::Memory, Measure::MemoryPeak],
             Self::CbcSha256 | Self::CbcSha1 => &[Measure::SealTime, Measure::OpenTime],
+            Self::Server(row) => row.measures(),
         }
     }
 
-    /// About how long it takes, in seconds, with measurements of `seconds`.
-    pub(crate) fn estimate(self, seconds: u32) -> f64 {
-        let seconds = f64::from(seconds);
+    /// About how long it takes, in seconds, at this scale.
+    pub(crate) fn estimate(self, scale: Scale) -> f64 {
+        let seconds = f64::from(scale.seconds);
         match self {
             Self::Tcp(_) | Self::Memory => seconds + 1.5,
             Self::Small => OFFERS.len() as f64 * (small_seconds(seconds) + 0.5),
@@ -110,6 +114,7 @@ impl Probe {
             Self::Latency => 2.0 * latency_seconds(seconds) + 1.0,
             Self::Rekey => 1.5 * rekey_seconds(seconds) + 1.0,
             Self::CbcSha256 | Self::CbcSha1 => 0.5,
+            Self::Server(row) => row.estimate(scale),
         }
     }
 
@@ -125,7 +130,9 @@ impl Probe {
             Self::Latency => latency(tunnel, latency_seconds(f64::from(seconds))),
             Self::Rekey => rekey(tunnel, rekey_seconds(f64::from(seconds))),
             Self::Memory => memory(tunnel, seconds),
-            Self::CbcSha256 | Self::CbcSha1 => anyhow::bail!("this one takes no tunnel"),
+            Self::CbcSha256 | Self::CbcSha1 | Self::Server(_) => {
+                anyhow::bail!("this one takes no tunnel")
+            }
         }
     }
 }

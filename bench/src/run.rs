@@ -14,6 +14,7 @@ use crate::measure::Measure;
 use crate::probe::{Probe, Values};
 use crate::program::{External, Kind, Program, RINGWAY};
 use crate::results::{Participant, Results};
+use crate::server::Scale;
 use crate::suite::{self, Setting};
 use crate::tunnel::Tunnel;
 use crate::{cbc_cost, report, table};
@@ -27,6 +28,9 @@ pub(crate) struct Options {
     /// Length of one measurement, in seconds.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=3600))]
     seconds: u32,
+    /// Peers of a full server; 2000 for `server`, 500 for the short form in `all`.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(100..=7000))]
+    peers: Option<u32>,
     /// Only settings whose key or title holds one of these words.
     #[arg(long, value_delimiter = ',', value_name = "WORD,...")]
     rows: Vec<String>,
@@ -50,6 +54,9 @@ struct Turn {
     setting: &'static Setting,
     program: Program,
 }
+
+/// Peers of a server where none were asked for.
+const SHORT_PEERS: u32 = 500;
 
 /// Starting two ends, and ending them.
 const START_SECONDS: f64 = 1.5;
@@ -105,7 +112,7 @@ pub(crate) fn run(
             turn.program.title
         );
         std::io::stdout().flush()?;
-        let said = match turn.take(options.seconds) {
+        let said = match turn.take(options.scale()) {
             Ok(values) => turn.file(&values, &mut results),
             Err(error) => {
                 let error = format!("{error:#}");
@@ -155,6 +162,19 @@ fn write_all(folder: &Path, results: &Results) -> Result<()> {
 }
 
 impl Options {
+    /// The same, with this many peers of a server unless another number was given.
+    pub(crate) fn with_peers(mut self, peers: u32) -> Self {
+        self.peers.get_or_insert(peers);
+        self
+    }
+
+    fn scale(&self) -> Scale {
+        Scale {
+            peers: self.peers.unwrap_or(SHORT_PEERS),
+            seconds: self.seconds,
+        }
+    }
+
     fn takes(&self, setting: &Setting) -> bool {
         self.rows.is_empty()
             || self.rows.iter().any(|word| {
@@ -202,15 +222,19 @@ impl Turn {
             .setting
             .probes
             .iter()
-            .map(|probe| probe.estimate(options.seconds))
+            .map(|probe| probe.estimate(options.scale()))
             .sum();
         START_SECONDS + probes
     }
 
-    fn take(&self, seconds: u32) -> Result<Values> {
+    fn take(&self, scale: Scale) -> Result<Values> {
         let mut values = Values::new();
         let mut tunnel = None;
         for &probe in self.setting.probes {
+            if let Probe::Server(row) = probe {
+                values.extend(row.run(&self.program, scale)?);
+                continue;
+            }
             let digest = match probe {
                 Probe::CbcSha256 => Some(Digest::Sha256),
                 Probe::CbcSha1 => Some(Digest::Sha1),
@@ -219,7 +243,8 @@ impl Turn {
                 | Probe::Bulk
                 | Probe::Latency
                 | Probe::Rekey
-                | Probe::Memory => None,
+                | Probe::Memory
+                | Probe::Server(_) => None,
             };
             if let Some(digest) = digest {
                 let cost = match self.program.kind {
@@ -238,7 +263,7 @@ impl Turn {
                 Some(running) => running,
                 None => tunnel.insert(Tunnel::start(&self.program, &self.setting.condition)?),
             };
-            let outcome = probe.run(running, seconds);
+            let outcome = probe.run(running, scale.seconds);
             values.extend(running.explain(outcome)?);
         }
         Ok(values)
@@ -334,6 +359,7 @@ mod tests {
         Options {
             rounds: 3,
             seconds: 2,
+            peers: None,
             rows: words.iter().map(|&word| word.to_owned()).collect(),
             peer: Vec::new(),
             against: Vec::new(),

@@ -4,12 +4,14 @@
 //! *row* groups the targets that a reader looks for together; it may draw on several settings.
 //! Settings without a target are for orientation.
 
+use ringway_lab::certs::KeyKind;
 use ringway_lab::iperf::Direction;
 use ringway_lab::link::Cipher;
 
 use crate::measure::Measure;
 use crate::probe::{Probe, TcpShape};
 use crate::program::{LIBRARY, NULL, OPENVPN, Program, VETH};
+use crate::server;
 use crate::target::{Against, Bound, Target};
 use crate::tunnel::{Condition, Underlay};
 
@@ -96,7 +98,24 @@ const EVERYONE: &[Entrant] = &[
     Entrant::Others,
     Entrant::Veth,
 ];
+const TWO_WORKERS: Entrant = Entrant::Variant(
+    "ringway-2-workers",
+    "Ringway, 2 workers",
+    &["ringway-workers 2"],
+);
 const LIBRARY_DUEL: &[Entrant] = &[Entrant::Ringway, Entrant::Library];
+
+/// A setting about servers, with OpenVPN's beside it.
+const fn served(key: &'static str, title: &'static str, probes: &'static [Probe]) -> Setting {
+    Setting {
+        key,
+        title,
+        condition: Condition::PLAIN,
+        probes,
+        entrants: DUEL,
+        rounds: 2,
+    }
+}
 
 /// All settings, in the order in which they are run and shown.
 pub(crate) const SETTINGS: &[Setting] = &[
@@ -243,11 +262,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         probes: &[Probe::Memory],
         entrants: &[
             Entrant::Ringway,
-            Entrant::Variant(
-                "ringway-2-workers",
-                "Ringway, 2 workers",
-                &["ringway-workers 2"],
-            ),
+            TWO_WORKERS,
             Entrant::Variant(
                 "ringway-3-workers",
                 "Ringway, 3 workers",
@@ -269,11 +284,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
                 "Ringway, system calls",
                 &["ringway-io syscalls"],
             ),
-            Entrant::Variant(
-                "ringway-2-workers",
-                "Ringway, 2 workers",
-                &["ringway-workers 2"],
-            ),
+            TWO_WORKERS,
         ],
         rounds: ALWAYS,
     },
@@ -320,6 +331,57 @@ pub(crate) const SETTINGS: &[Setting] = &[
         })],
         entrants: DUEL,
         rounds: 1,
+    },
+    served(
+        "server-logins-rsa",
+        "A server: logins, RSA-2048",
+        &[Probe::Server(server::Row::Handshakes(KeyKind::Rsa2048))],
+    ),
+    served(
+        "server-logins-ecdsa",
+        "A server: logins, ECDSA P-256",
+        &[Probe::Server(server::Row::Handshakes(KeyKind::EcdsaP256))],
+    ),
+    Setting {
+        rounds: 1,
+        ..served(
+            "server-idle",
+            "A server: idle peers",
+            &[Probe::Server(server::Row::Idle)],
+        )
+    },
+    Setting {
+        rounds: 1,
+        ..served(
+            "server-crowd",
+            "A server: one busy peer among idle ones",
+            &[Probe::Server(server::Row::Crowd)],
+        )
+    },
+    Setting {
+        rounds: 1,
+        ..served(
+            "server-storm",
+            "A server: all peers log in at once",
+            &[Probe::Server(server::Row::Storm)],
+        )
+    },
+    Setting {
+        rounds: 1,
+        ..served(
+            "server-flood",
+            "A server: spoofed resets and noise at full rate",
+            &[Probe::Server(server::Row::Flood)],
+        )
+    },
+    Setting {
+        rounds: 1,
+        entrants: &[Entrant::Ringway, TWO_WORKERS, Entrant::OpenVpn],
+        ..served(
+            "server-mesh",
+            "A server: 50 peers talk to each other",
+            &[Probe::Server(server::Row::Mesh)],
+        )
     },
 ];
 
@@ -423,7 +485,54 @@ pub(crate) const ROWS: &[Row] = &[
             },
         ],
     },
+    Row {
+        title: "A server: logins",
+        targets: &[logins("server-logins-rsa"), logins("server-logins-ecdsa")],
+    },
+    Row {
+        title: "A server: many peers",
+        targets: &[
+            own("server-idle", Measure::PeerMemory, Bound::Below(64.0)),
+            own("server-idle", Measure::KeepaliveLoad, Bound::Below(2.0)),
+            own("server-crowd", Measure::CrowdKept, Bound::AtLeast(90.0)),
+            own("server-storm", Measure::StormDelay, Bound::AtMost(2.0)),
+        ],
+    },
+    Row {
+        title: "A server: a flood",
+        targets: &[
+            own("server-flood", Measure::FloodKept, Bound::AtLeast(70.0)),
+            own("server-flood", Measure::FloodMemory, Bound::AtMost(4.0)),
+        ],
+    },
+    Row {
+        title: "A server: 50 peers at once",
+        targets: &[
+            own("server-mesh", Measure::MeshLost, Bound::AtMost(0.0)),
+            own("server-mesh", Measure::MeshAstray, Bound::AtMost(0.0)),
+            own("server-mesh", Measure::MeshLate, Bound::AtMost(0.0)),
+        ],
+    },
 ];
+
+const fn logins(setting: &'static str) -> Target {
+    Target {
+        setting,
+        measure: Measure::LoginRate,
+        against: Against::Program(OPENVPN),
+        bound: Bound::AtLeast(3.0),
+    }
+}
+
+/// A bound in the measure's own unit.
+const fn own(setting: &'static str, measure: Measure, bound: Bound) -> Target {
+    Target {
+        setting,
+        measure,
+        against: Against::Nothing,
+        bound,
+    }
+}
 
 const fn rate(setting: &'static str, against: &'static str, bound: Bound) -> Target {
     Target {

@@ -225,8 +225,11 @@ fn openvpn(program: &Program, condition: &Condition, lab: Lab, path: Path2) -> R
     Ok(link)
 }
 
-/// A size from `/proc/PID/status` (proc(5)), which counts in KiB.
-fn mib(status: &str, field: &str) -> Result<f64> {
+/// A size in MiB from the text of `/proc/PID/status` (proc(5)), which counts in KiB.
+///
+/// # Errors
+/// When there is no such field.
+pub(crate) fn mib(status: &str, field: &str) -> Result<f64> {
     let kib: f64 = status
         .lines()
         .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))

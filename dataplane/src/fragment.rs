@@ -240,7 +240,7 @@ pub enum Taken<'a> {
 #[derive(Debug)]
 pub struct Reassembler {
     largest: usize,
-    newest: u8,
+    newest: Option<u8>,
     partials: Vec<Partial>,
     given_up: usize,
 }
@@ -265,7 +265,7 @@ impl Reassembler {
     pub fn new(largest: usize) -> Self {
         Reassembler {
             largest,
-            newest: 0,
+            newest: None,
             partials: Vec::new(),
             given_up: 0,
         }
@@ -349,12 +349,13 @@ impl Reassembler {
     /// A part of this packet arrived: gives up what is too old, in time or in numbers. A number far
     /// behind is that of a peer that has started again.
     fn advance(&mut self, sequence: u8, now: u32) {
-        let behind = self.newest.wrapping_sub(sequence);
-        if behind >= WINDOW {
-            self.newest = sequence;
-        }
+        let newest = match self.newest {
+            Some(newest) if newest.wrapping_sub(sequence) < WINDOW => newest,
+            _ => sequence,
+        };
+        self.newest = Some(newest);
         for partial in &mut self.partials {
-            let lag = self.newest.wrapping_sub(partial.sequence);
+            let lag = newest.wrapping_sub(partial.sequence);
             if lag >= WINDOW || now.saturating_sub(partial.heard) >= LIFETIME {
                 self.given_up += std::mem::take(&mut partial.parts);
             }
@@ -430,6 +431,27 @@ mod tests {
                 [&header, &packet[cut.part(i)]].concat()
             })
             .collect()
+    }
+
+    #[test]
+    fn the_first_number_may_be_any() {
+        // The second packet's parts come first, and the first one's are just as new.
+        for first in 0..=255u8 {
+            let packets = [packet(1, 300), packet(2, 300)];
+            let [older, newer] =
+                [0, 1].map(|i| parts(&packets[i], 200, first.wrapping_add(i as u8)));
+            let mut reassembler = Reassembler::new(1500);
+            assert!(matches!(reassembler.take(0, &newer[0]), Ok(Taken::Kept)));
+            assert!(matches!(reassembler.take(0, &older[0]), Ok(Taken::Kept)));
+            assert!(matches!(
+                reassembler.take(0, &newer[1]),
+                Ok(Taken::Packet(_))
+            ));
+            assert!(matches!(
+                reassembler.take(0, &older[1]),
+                Ok(Taken::Packet(_))
+            ));
+        }
     }
 
     #[test]

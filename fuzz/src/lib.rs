@@ -2,6 +2,7 @@
 //!
 //! Everything here is fixed, so that an input means the same in every run.
 
+pub mod proxies;
 pub mod server;
 pub mod tunnels;
 

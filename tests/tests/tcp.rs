@@ -156,12 +156,14 @@ fn a_proxy_that_refuses() -> Result<()> {
             "socks-proxy 192.0.2.2 3128",
             "none are configured",
         ),
-        (Kind::Http, "socks-proxy 192.0.2.2 3128", "proxy"),
+        (Kind::Http, "socks-proxy 192.0.2.2 3128", "timed out"),
     ] {
         let mut lab = Lab::new()?;
         let path = lab.direct()?;
         let _proxy = Proxy::start(&path.server, PROXY.parse()?, kind)?;
-        let spec = spec(Roles::Client, Aes256Gcm, V4, 1).client_line(line);
+        let spec = spec(Roles::Client, Aes256Gcm, V4, 1)
+            .client_line(line)
+            .client_line("connect-timeout 3");
         let mut link = spec.launch(lab, path)?;
         link.client.wait_for(says, SOON)?;
         link.client.wait_for("SIGUSR1[soft,proxy-error]", SOON)?;
@@ -234,6 +236,32 @@ fn a_peer_that_closes() -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// A server that shares its port: clients of both kinds come in.
+#[test]
+fn a_shared_port() -> Result<()> {
+    if !ready("a_shared_port") {
+        return Ok(());
+    }
+    let mut lab = Lab::new()?;
+    let path = lab.direct()?;
+    // The other server: a proxy, because it answers.
+    let _other = Proxy::start(&path.server, "127.0.0.1:8443".parse()?, Kind::Http)?;
+    let spec = spec(Roles::Serve, Aes256Gcm, V4, 1).server_line("port-share 127.0.0.1 8443");
+    let mut link = spec.launch(lab, path)?;
+    link.wait_up(SOON)?;
+    link.check(|link| {
+        let script = "exec 3<>/dev/tcp/192.0.2.2/1194
+            printf 'CONNECT 127.0.0.1:8443 HTTP/1.0\\r\\n\\r\\n' >&3; head -n1 <&3";
+        for _ in 0..3 {
+            let answer = link.client_namespace().run("/bin/bash", &["-c", script])?;
+            ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        }
+        let (client, server) = (link.client_namespace(), link.server_namespace());
+        traffic::tcp(client, server, link.server_addresses()[0], 1 << 20, SOON)?;
+        link.stop()
+    })
 }
 
 /// Signals end a wait for a connection: one that nobody answers, and one for a peer.
@@ -318,6 +346,7 @@ fn spec(roles: Roles, cipher: Cipher, outside: Outside, workers: u16) -> LinkSpe
         ..LinkSpec::new(client, server)
     }
     .line("connect-retry 1")
+    .line("socket-flags TCP_NODELAY")
     .ringway_line(&format!("ringway-workers {workers}"))
 }
 

@@ -131,7 +131,7 @@ pub struct PulledOptions {
     pub tun_mtu: Option<u16>,
     /// Token to log in with from now on.
     pub auth_token: Option<Secret>,
-    /// User name that goes with the token (pushed in base64).
+    /// User name that goes with the token.
     pub auth_token_user: Option<String>,
     /// Framing of data packets.
     pub compress: Option<Framing>,
@@ -456,9 +456,9 @@ fn set_session(name: &str, args: &[String], state: &mut PulledOptions) -> Result
         "tun-mtu" => state.tun_mtu = Some(number_u16(first, 100..=u16::MAX)?),
         "auth-token" => state.auth_token = Some(Secret::new(first)),
         "auth-token-user" => {
-            let name = STANDARD.decode(first).ok();
-            let name = name.and_then(|bytes| String::from_utf8(bytes).ok());
-            state.auth_token_user = Some(name.ok_or("not a name in base64")?);
+            let bytes = STANDARD.decode(first).ok();
+            let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+            state.auth_token_user = Some(text.ok_or("it is not text in base64")?);
         }
         "compress" | "comp-lzo" => {
             let (framing, compressed) = framing(name, args.first())?;
@@ -686,13 +686,18 @@ mod tests {
 
     #[test]
     fn tokens_stay_out_of_messages() {
-        let (state, _) = pull("auth-token SESS_ID_AT_secret,auth-token-user bmViZWw=");
-        assert_eq!(state.auth_token_user.as_deref(), Some("nebel"));
+        let (state, _) = pull("auth-token SESS_ID_AT_secret");
         assert_eq!(
             state.auth_token.as_ref().map(Secret::as_str),
             Some("SESS_ID_AT_secret")
         );
         assert!(!format!("{state:?}").contains("secret"));
+        let (state, _) = pull("auth-token x,auth-token-user YWxpY2U=");
+        assert_eq!(state.auth_token_user.as_deref(), Some("alice"));
+        let (state, outcomes) = pull("auth-token-user alice!");
+        assert!(
+            matches!(outcomes[..], [PushOutcome::Warning(_)]) && state.auth_token_user.is_none()
+        );
         let (_, outcomes) = pull("auth-token SESS_ID_AT_secret x");
         let PushOutcome::Warning(message) = &outcomes[0] else {
             panic!("{outcomes:?}")

@@ -48,6 +48,7 @@ use crate::cli::TunRequest;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::dns::Dns;
 use crate::config::options::{Connection, Options, RemapSignal, Wrap};
+use crate::config::proxy::Proxy;
 use crate::config::pushed::PulledOptions;
 use crate::config::server::ServerOptions;
 use crate::config::{self, Loaded};
@@ -171,22 +172,29 @@ pub fn remove_tun(request: &TunRequest) -> Result<(), String> {
     devices::remove(request)
 }
 
-/// What a configuration may ask for but no driver does so far.
-fn not_driven(options: &Options) -> Option<&'static str> {
-    let any = |wanted: fn(&Connection) -> bool| options.connections.iter().any(wanted);
+/// What a configuration may ask for but no driver does.
+fn not_driven(options: &Options) -> Option<String> {
     if options.server.is_some() {
-        None
-    } else if any(|connection| connection.proxy.is_some() && !connection.proto.is_tcp()) {
-        Some("socks-proxy with proto udp")
-    } else {
-        None
+        return None;
     }
+    options.connections.iter().find_map(|connection| {
+        let Some(Proxy::Socks(socks)) = &connection.proxy else {
+            return None;
+        };
+        let over_udp = !connection.proto.is_tcp();
+        over_udp.then(|| {
+            format!(
+                "{}: socks-proxy: carries TCP only here; use proto tcp-client",
+                socks.position
+            )
+        })
+    })
 }
 
 fn run_configured(loaded: Loaded, detached: &mut bool) -> Ending {
     let options = loaded.options;
     if let Some(missing) = not_driven(&options) {
-        return Ending::fatal(format!("{missing} is understood but cannot be run yet"));
+        return Ending::fatal(missing);
     }
     if let Err(error) = options
         .cd

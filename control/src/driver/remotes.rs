@@ -306,6 +306,8 @@ fn fits(ip: IpAddr, family: Family) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::position::Position;
+    use crate::config::proxy::SocksProxy;
 
     fn options(names: &[&str]) -> Options {
         let connections = names
@@ -369,6 +371,19 @@ mod tests {
             [step(), step(), step()],
             ["127.0.0.9", "192.0.2.2", "127.0.0.9"]
         );
+    }
+
+    #[test]
+    fn a_proxy_is_what_is_connected_to() {
+        let mut options = options(&["peer.invalid"]);
+        options.connections[0].proxy = Some(Proxy::Socks(SocksProxy {
+            host: "192.0.2.7".to_owned(),
+            port: 1080,
+            credentials: None,
+            position: Position::new("t", 1),
+        }));
+        let target = Remotes::new(&options).next(&options, &mut |_| true, &mut |_| {});
+        assert_eq!(target.unwrap().remote, Some(([192, 0, 2, 7], 1080).into()));
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod link;
 pub mod netlink;
 pub mod output_file;
 pub mod password;
+pub mod port_share;
 pub mod privileges;
 pub mod redirect;
 pub mod routes;

@@ -258,15 +258,19 @@ impl Server<'_> {
             let password = login.request.password.as_deref().map_or("", String::as_str);
             let held = client.token.map(|token| token.session);
             let judgement = tokens.judge(held, username, password, now().unix);
-            if let Some(session) = &judgement.session {
+            let asks = matches!(judgement.decision, Decision::Ask(_));
+            let session = judgement.session.or_else(|| {
+                // Scripts are told of the session before it has a token.
+                asks.then(|| Session::start(&mut rand::rng(), now().unix))
+            });
+            if let Some(session) = &session {
                 client
                     .env
                     .set_auth_session(&session.name(), judgement.state.name());
             }
             let drops_username = judgement.drops_username();
-            client.token = judgement
-                .session
-                .map(|session| TokenState { session, issued: 0 });
+            let issued = client.token.map_or(0, |token| token.issued);
+            client.token = session.map(|session| TokenState { session, issued });
             match judgement.decision {
                 Decision::Accept => ask = false,
                 Decision::Ask(reason) => login.reason = reason,
@@ -454,7 +458,8 @@ impl Server<'_> {
         let (Some(renewal), Some(token)) = (renewal, client.token) else {
             return;
         };
-        if unix >= token.issued.saturating_add(renewal) {
+        // Whoever is being judged gets nothing before the answer.
+        if client.login.is_none() && unix >= token.issued.saturating_add(renewal) {
             self.renew_token(client, unix);
         }
     }

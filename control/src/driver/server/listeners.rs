@@ -16,10 +16,11 @@ use ringway_dataplane::udp::{Family as UdpFamily, Listener, UdpSocket};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::options::{Family, Options};
-use crate::config::server::Listen;
+use crate::config::server::{Listen, PortShare as PortShareTo, ServerOptions};
 use crate::driver::remotes::resolve_local;
 use crate::driver::server::settings;
 use crate::driver::setup;
+use crate::host::port_share::PortShare;
 use crate::log;
 
 /// Connections that may wait to be accepted.
@@ -29,6 +30,8 @@ const BACKLOG: i32 = 256;
 pub(super) struct Listeners {
     pub(super) udp: Vec<UdpListener>,
     pub(super) tcp: Vec<TcpListener>,
+    /// Where connections go that may be somebody else's (`port-share`).
+    pub(super) share: Option<PortShare>,
 }
 
 /// A UDP port: the control thread's part of it.
@@ -47,18 +50,20 @@ pub(super) struct WorkerSockets {
 }
 
 impl Listeners {
-    /// Opens every place of `listen`.
+    /// Opens every place to listen at.
     ///
     /// # Errors
     /// One line for a person: which place, and why not.
     pub(super) fn open(
         options: &Options,
-        listen: &[Listen],
+        settings: &ServerOptions,
     ) -> Result<(Self, WorkerSockets), String> {
+        let listen = &settings.listen;
         let each = settings::workers_each(options, listen);
         let mut listeners = Listeners {
             udp: Vec::new(),
             tcp: Vec::new(),
+            share: None,
         };
         let mut workers = WorkerSockets {
             sockets: Vec::new(),
@@ -81,14 +86,20 @@ impl Listeners {
             log_place("TCP", listener.local_addr());
             listeners.tcp.push(listener);
         }
+        if let Some(PortShareTo { host, port, dir }) = &settings.port_share {
+            listeners.share = Some(PortShare::start(host, *port, dir.as_deref())?);
+        }
         Ok((listeners, workers))
     }
 
-    /// What to wait for, in the order of the listeners' numbers.
+    /// What to wait for, in the order of the listeners' numbers; behind them `share`.
     pub(super) fn poll_fds(&self) -> impl Iterator<Item = PollFd<'_>> {
         let udp = self.udp.iter().map(|listener| listener.control.as_fd());
         let tcp = self.tcp.iter().map(AsFd::as_fd);
-        udp.chain(tcp).map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+        let share = self.share.iter().map(AsFd::as_fd);
+        udp.chain(tcp)
+            .chain(share)
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
     }
 }
 

@@ -48,10 +48,11 @@ use self::scripts::Deferred;
 use self::timers::Timers;
 use super::attempt::now;
 use super::keepalive::{Due, Keepalive};
-use super::{Cause, Ending, Program, setup};
+use super::{Cause, Ending, Program, link, setup};
 use crate::config::options::Options;
 use crate::config::server::{ClientConfig, ServerOptions};
 use crate::host::jobs::{JobLimits, Jobs};
+use crate::host::port_share::PortShare;
 use crate::host::script::Hook;
 use crate::host::server_scripts::ClientHooks;
 use crate::host::signals::Signal;
@@ -120,8 +121,7 @@ impl<'p> Server<'p> {
         let options = program.options.clone();
         let connection = options.connections[0].clone();
         // First, since this is what fails when something is wrong.
-        let (listeners, sockets) =
-            Listeners::open(&options, &settings.listen).map_err(Ending::fatal)?;
+        let (listeners, sockets) = Listeners::open(&options, &settings).map_err(Ending::fatal)?;
         let state = connect::State::new(&options, &settings).map_err(Ending::fatal)?;
         let Some(Secrets { wraps, token_key }) = program.secrets.clone() else {
             return Err(Ending::fatal("the keys of the server are missing"));
@@ -197,6 +197,7 @@ impl<'p> Server<'p> {
                 match (ready, index.checked_sub(self.listeners.udp.len())) {
                     (false, _) => {}
                     (true, None) => self.take_datagrams(index, &mut batch),
+                    (true, Some(tcp)) if tcp == self.listeners.tcp.len() => self.take_shared(),
                     (true, Some(tcp)) => self.take_connections(tcp),
                 }
             }
@@ -356,7 +357,7 @@ impl<'p> Server<'p> {
                 WorkerEvent::Forgotten(peer, station) => self.station_forgotten(peer, station),
                 WorkerEvent::StreamClosed(stream, end) => {
                     if let Some(handle) = self.clients.at(Place::Stream(stream)) {
-                        log::notice!(in Link, "{}: connection closed: {end:?}", self.label(handle));
+                        log::notice!(in Link, "{}: connection closed: {}", self.label(handle), link::end_text(end));
                         self.close(handle, "connection-reset");
                     }
                 }
@@ -375,7 +376,10 @@ impl<'p> Server<'p> {
             match self.listeners.tcp[tcp].accept() {
                 Ok((stream, from)) => {
                     let from = SocketAddr::new(from.ip().to_canonical(), from.port());
-                    self.connected(stream, Endpoint::new(from));
+                    match &self.listeners.share {
+                        Some(share) => share.give(stream, from),
+                        None => self.connected(stream, Endpoint::new(from)),
+                    }
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
                 Err(error) => {
@@ -385,6 +389,17 @@ impl<'p> Server<'p> {
             }
         }
         self.more = true;
+    }
+
+    /// Connections that `port-share` found to be OpenVPN's.
+    fn take_shared(&mut self) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            let taken = self.listeners.share.as_ref().and_then(PortShare::take);
+            let Some((stream, from)) = taken else {
+                return;
+            };
+            self.connected(stream, Endpoint::new(from));
+        }
     }
 
     // ---- clients come --------------------------------------------------------------------------

@@ -86,7 +86,7 @@ impl Server<'_> {
         }
     }
 
-    /// Runs a script for a client; its end comes to [`Server::script_ended`].
+    /// Runs a script for a client; its end comes to [`Server::take_script_results`].
     pub(super) fn run_script(
         &mut self,
         client: &mut Client,

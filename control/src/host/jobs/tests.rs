@@ -162,7 +162,7 @@ fn few_run_at_a_time_and_the_rest_in_order() {
         running: 2,
         ..JobLimits::default()
     });
-    let gate = "while [ ! -e go ]; do sleep 0.01; done; ";
+    let gate = "n=0; while [ ! -e go ] && [ $((n+=1)) -lt 6000 ]; do sleep 0.01; done; ";
     let first = f.spawn(gate);
     let ids: Vec<JobId> = (0..6)
         .map(|n| f.spawn(&format!("echo {n} >> order")))
@@ -189,7 +189,7 @@ fn one_lane_is_one_at_a_time() {
     let a = on(
         &mut f,
         "10.8.0.2",
-        "while [ ! -e go ]; do sleep 0.01; done; echo a >> order",
+        "n=0; while [ ! -e go ] && [ $((n+=1)) -lt 6000 ]; do sleep 0.01; done; echo a >> order",
     );
     let b = on(&mut f, "10.8.0.2", "echo b >> order");
     let c = on(&mut f, "10.8.0.3", "touch go");
@@ -207,7 +207,7 @@ fn a_full_queue_refuses_verdicts_and_still_takes_notices() {
         notices: 1,
         outputs: 1,
     });
-    let gate = "while [ ! -e go ]; do sleep 0.01; done";
+    let gate = "n=0; while [ ! -e go ] && [ $((n+=1)) -lt 6000 ]; do sleep 0.01; done";
     for _ in 0..3 {
         f.spawn(gate);
     }
@@ -282,7 +282,7 @@ fn waiting_jobs_expire_and_are_cancelled() {
         running: 1,
         ..JobLimits::default()
     });
-    let first = f.spawn("while [ ! -e go ]; do sleep 0.01; done");
+    let first = f.spawn("n=0; while [ ! -e go ] && [ $((n+=1)) -lt 6000 ]; do sleep 0.01; done");
     let mut spec = f.spec("touch never");
     spec.deadline = Some(f.now + HOUR);
     let expires = f.jobs.spawn(f.now, spec).unwrap();
@@ -330,12 +330,12 @@ fn the_background_may_go_on_printing() {
         outputs: 1,
         ..JobLimits::default()
     });
-    let id = f.spawn("{ while [ ! -e go ]; do sleep 0.01; done; echo late && touch printed; } &");
+    let id = f.spawn("{ n=0; while [ ! -e go ] && [ $((n+=1)) -lt 6000 ]; do sleep 0.01; done; echo late && touch printed; } &");
     assert_eq!(f.next().0, id);
     assert_eq!(f.jobs.outputs.len(), 1);
     // One more is over the limit; the oldest is closed and its holder ends when it prints.
     let other =
-        f.spawn("{ while [ ! -e go2 ]; do sleep 0.01; done; echo late && touch printed2; } &");
+        f.spawn("{ n=0; while [ ! -e go2 ] && [ $((n+=1)) -lt 6000 ]; do sleep 0.01; done; echo late && touch printed2; } &");
     assert_eq!(f.next().0, other);
     assert_eq!(f.jobs.outputs.keys().collect::<Vec<_>>(), [&other.0]);
     fs::write(f.dir.path().join("go2"), "").unwrap();
