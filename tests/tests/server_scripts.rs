@@ -45,7 +45,6 @@ const DIFFERENCES: &[(&str, &str, &str)] = &[
         "no gateway is known, or it is of no use",
     ),
     ("", "script_context", "a word for the scripts of the device"),
-    ("", "IV_SSL", "spaces stay spaces"),
     (
         "tls-verify",
         "",

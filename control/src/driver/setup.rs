@@ -33,7 +33,7 @@ use crate::proto::mssfix::{self, WireShape};
 use crate::proto::negotiate::{Negotiated, Preferences, Pushed};
 use crate::proto::occ::{OccCipher, OccInput, OccProto};
 use crate::proto::peer_info::{Detail, OwnPeerInfo, extensions, iv_proto};
-use crate::proto::push::AuthFailed;
+use crate::proto::push::{AuthFailed, loggable};
 use crate::proto::tunnel::KeyUsage;
 use crate::proto::wrap::tls_crypt_v2::ClientKey;
 use crate::proto::wrap::{StaticKey, WrapConfig};
@@ -368,16 +368,7 @@ pub(super) fn key_usage(stats: &PeerStats) -> KeyUsage {
 
 /// The pushed options for the log, tokens masked.
 pub(super) fn without_secrets(lines: &[String]) -> String {
-    let shown: Vec<&str> = lines
-        .iter()
-        .map(|l| {
-            if l.starts_with("auth-token ") {
-                "auth-token [hidden]"
-            } else {
-                l
-            }
-        })
-        .collect();
+    let shown: Vec<&str> = lines.iter().map(|line| loggable(line)).collect();
     shown.join(",")
 }
 

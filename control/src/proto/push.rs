@@ -292,6 +292,14 @@ impl fmt::Display for AuthFailed {
     }
 }
 
+/// A pushed option as it may be logged: tokens are as good as passwords.
+pub fn loggable(option: &str) -> &str {
+    match option.starts_with("auth-token ") {
+        true => "auth-token [hidden]",
+        false => option,
+    }
+}
+
 /// Cuts decrypted plaintext into messages: each ends with a NUL or with the plaintext. Control
 /// characters become `?`, bytes that are not UTF-8 the replacement character, trailing line ends and
 /// empty messages are dropped.

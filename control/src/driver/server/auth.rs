@@ -24,6 +24,7 @@ use crate::log;
 use crate::proto::occ;
 use crate::proto::tunnel::{AuthRequest, Command};
 use crate::proto::wrap::tls_crypt_v2::Metadata;
+use crate::server::env::peer_variables;
 use crate::server::push::token_lines;
 use crate::server::token::{Decision, Session, TokenKey, Tokens};
 use crate::tls::cert_env;
@@ -96,10 +97,9 @@ impl Server<'_> {
             request.username.clone_from(&client.username);
         }
         client.compresses = occ::extract(&request.options).comp_lzo;
-        let lines = request.peer_info_text.lines();
-        client
-            .env
-            .set_peer_info(lines.filter_map(|line| line.split_once('=')));
+        for (name, value) in peer_variables(&request.peer_info) {
+            client.env.set(name, value);
+        }
         let differ = match self.settings.opt_verify {
             true => occ::compare(&self.tunnel_config.options, &request.options),
             false => Vec::new(),

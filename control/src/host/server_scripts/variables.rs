@@ -38,15 +38,6 @@ pub struct SessionTotals {
 }
 
 impl ScriptEnv {
-    /// `IV_*` and `UV_*`: what the client told of itself. Other names are left out.
-    pub fn set_peer_info<'a>(&mut self, lines: impl IntoIterator<Item = (&'a str, &'a str)>) {
-        for (name, value) in lines {
-            if name.starts_with("IV_") || name.starts_with("UV_") {
-                self.set(name, value);
-            }
-        }
-    }
-
     /// `ifconfig_pool_remote_ip`, the client's address, with `ifconfig_pool_netmask` or
     /// `ifconfig_pool_local_ip`; and `ifconfig_pool_remote_ip6`, `ifconfig_pool_local_ip6` and
     /// `ifconfig_pool_ip6_netbits`. What a client has not is removed.

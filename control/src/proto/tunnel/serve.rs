@@ -19,7 +19,7 @@ use crate::proto::key_state::{Admission, Phase};
 use crate::proto::negotiate::{self, Preferences};
 use crate::proto::occ;
 use crate::proto::peer_info::{PeerInfo, iv_proto};
-use crate::proto::push::{ControlMessage, MAX_MESSAGE, push_replies, push_updates};
+use crate::proto::push::{ControlMessage, MAX_MESSAGE, loggable, push_replies, push_updates};
 use crate::proto::session::Session;
 
 /// A PUSH_REQUEST so soon after an answer is a repetition (protocol §8.3).
@@ -41,8 +41,6 @@ pub struct AuthRequest {
     pub password: Option<Zeroizing<String>>,
     /// What the client says about itself.
     pub peer_info: PeerInfo,
-    /// The same as it was sent.
-    pub peer_info_text: String,
     /// Its options string (protocol §5.1).
     pub options: String,
 }
@@ -180,15 +178,13 @@ impl Tunnel {
             return;
         };
         primary.admission = Admission::Asked;
-        let peer_info_text = message.peer_info.clone().unwrap_or_default();
         let request = AuthRequest {
             request: client.request.wrapping_add(1),
             key_id: primary.key_id,
             renegotiation,
             username: message.username.clone(),
             password: message.password.take().map(Zeroizing::new),
-            peer_info: PeerInfo::parse(&peer_info_text),
-            peer_info_text,
+            peer_info: PeerInfo::parse(message.peer_info.as_deref().unwrap_or_default()),
             options: message.options.clone(),
         };
         if !client.is_called(&request.username) {
@@ -399,7 +395,8 @@ impl Tunnel {
             client.replied = Some(now.instant);
             let parts = std::mem::take(&mut client.reply);
             for part in &parts {
-                self.log(3, format!("SENT CONTROL: '{part}'"));
+                let shown: Vec<&str> = part.split(',').map(loggable).collect();
+                self.log(3, format!("SENT CONTROL: '{}'", shown.join(",")));
                 self.send_message(part);
             }
             if let Some(client) = &mut self.client {
