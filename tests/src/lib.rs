@@ -92,6 +92,16 @@ pub fn full() -> bool {
     std::env::var("RINGWAY_LAB_FULL").is_ok_and(|value| value == "1")
 }
 
+/// Whether this case of a lab runs: every one in the long form, else those in `short`.
+#[must_use]
+pub fn chosen(test: &str, short: &[&str]) -> bool {
+    let runs = full() || short.contains(&test);
+    if !runs {
+        note(&format!("SKIP {test}: RINGWAY_LAB_FULL=1 runs it"));
+    }
+    runs
+}
+
 /// Prints a line to standard error even when the test harness captures output: labs report what
 /// they measured, and a person waiting wants to see them move.
 pub fn note(line: &str) {

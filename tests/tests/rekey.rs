@@ -91,7 +91,7 @@ fn lossless(name: &str, client: Peer, server: Peer, mode: Mode) -> Result<()> {
     if !ready(name) {
         return Ok(());
     }
-    let seconds = if full() { 120.0 } else { 20.0 };
+    let seconds = if full() { 120.0 } else { 12.0 };
     let spec = LinkSpec {
         mode,
         cipher: Cipher::Aes256Gcm,

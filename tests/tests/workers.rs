@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use ringway_lab::link::{LinkSpec, Mode};
 use ringway_lab::peer::{Peer, Vpn};
 use ringway_lab::traffic::{self, UdpStream};
-use ringway_lab::{full, note, ready};
+use ringway_lab::{chosen, full, note, ready};
 
 /// Flows in each direction.
 const FLOWS: u16 = 3;
@@ -55,7 +55,7 @@ fn four_towards_four() -> Result<()> {
 }
 
 fn ordered(name: &str, far: Peer, mode: Mode, workers: u16, engine: &str) -> Result<()> {
-    if !ready(name) {
+    if !ready(name) || !chosen(name, &["two_towards_openvpn", "four_towards_four"]) {
         return Ok(());
     }
     if Peer::subject() == Peer::OpenVpn {
