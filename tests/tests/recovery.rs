@@ -9,7 +9,7 @@ use ringway_lab::link::{Link, LinkSpec, Mode};
 use ringway_lab::netns::OUTSIDE;
 use ringway_lab::peer::Peer;
 use ringway_lab::traffic::UdpStream;
-use ringway_lab::{note, ready, traffic};
+use ringway_lab::{chosen, note, ready, traffic};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -35,7 +35,9 @@ fn the_server_end_is_killed_and_restarted() -> Result<()> {
 
 #[test]
 fn the_client_end_is_killed_and_restarted() -> Result<()> {
-    if !ready("the_client_end_is_killed_and_restarted") {
+    if !ready("the_client_end_is_killed_and_restarted")
+        || !chosen("the_client_end_is_killed_and_restarted", &[])
+    {
         return Ok(());
     }
     for (client, server) in pairs() {
@@ -56,7 +58,9 @@ fn the_client_end_is_killed_and_restarted() -> Result<()> {
 /// The address of the point-to-point client changes; `float` lets its new session in.
 #[test]
 fn the_client_address_changes_point_to_point() -> Result<()> {
-    if !ready("the_client_address_changes_point_to_point") {
+    if !ready("the_client_address_changes_point_to_point")
+        || !chosen("the_client_address_changes_point_to_point", &[])
+    {
         return Ok(());
     }
     for (client, server) in pairs() {

@@ -13,7 +13,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use ringway_lab::netns::Namespace;
 use ringway_lab::peer::{Peer, Vpn};
-use ringway_lab::site::{ClientSpec, DEVICE, SOON, Site, SiteSpec, both_servers, programs};
+use ringway_lab::site::{
+    ClientSpec, DEVICE, SOON, Site, SiteSpec, both_servers, each_server, programs,
+};
 use ringway_lab::traffic;
 
 const NAMES: [&str; 3] = ["anna", "berta", "clara"];
@@ -60,7 +62,7 @@ fn bridged() -> Result<()> {
 
 #[test]
 fn vlans() -> Result<()> {
-    both_servers("vlans", |server| {
+    each_server("vlans", |server| {
         let spec = SiteSpec {
             tap: true,
             ..SiteSpec::new(server)
@@ -98,7 +100,7 @@ fn vlans() -> Result<()> {
 
 #[test]
 fn learn_address() -> Result<()> {
-    both_servers("learn_address", |server| {
+    each_server("learn_address", |server| {
         let spec = SiteSpec {
             tap: true,
             ..SiteSpec::new(server)
