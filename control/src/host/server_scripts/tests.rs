@@ -570,7 +570,7 @@ fn variables_of_a_client() {
         ]
     );
     env.set_virtual_address(None, None);
-    assert_eq!(env.iter().count(), 4);
+    assert_eq!(env.iter().count(), 2);
 }
 
 proptest::proptest! {
