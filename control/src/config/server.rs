@@ -48,8 +48,6 @@ pub struct ServerOptions {
     pub connect_freq_initial: Rate,
     /// Packets that may wait for one TCP client.
     pub tcp_queue_limit: u32,
-    /// Broadcasts that may wait.
-    pub bcast_buffers: u32,
     /// The user name takes the place of the common name.
     pub username_as_common_name: bool,
     /// Whether clients need a certificate.
@@ -119,7 +117,6 @@ impl Default for ServerOptions {
                 seconds: 10,
             },
             tcp_queue_limit: 64,
-            bcast_buffers: 256,
             username_as_common_name: false,
             verify_client_cert: VerifyClientCert::Require,
             compress_migrate: false,

@@ -25,7 +25,11 @@ pub const DIRECTIVES: &[Directive] = &[
     yes("auth-user-pass", 0, 1, INLINE),
     yes("auth-user-pass-optional", 0, 0, GENERAL),
     yes("auth-user-pass-verify", 1, 2, GENERAL),
-    yes("bcast-buffers", 1, 1, GENERAL),
+    no_effect(
+        "bcast-buffers",
+        GENERAL,
+        "broadcasts leave with their batch and do not wait",
+    ),
     yes("bind", 0, 1, CONNECTION),
     yes("bind-dev", 1, 1, GENERAL),
     yes("block-ipv6", 0, 0, PULL),

@@ -103,7 +103,6 @@ fn set_limits(draft: &mut Draft, given: &mut Given<'_>) -> Result<bool, String> 
         "connect-freq" => options.connect_freq = Some(rate(given)?),
         "connect-freq-initial" => options.connect_freq_initial = rate(given)?,
         "tcp-queue-limit" => options.tcp_queue_limit = positive(given.arg(0))?,
-        "bcast-buffers" => options.bcast_buffers = number_u32(given.arg(0), 1..=1 << 28)?,
         "stale-routes-check" => {
             let age = some_seconds(given.arg(0))?;
             let interval = match given.args.get(1) {

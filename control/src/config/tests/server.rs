@@ -287,7 +287,7 @@ fn each_option_has_its_effect() {
             seconds: 10
         }
     );
-    assert_eq!((plain.tcp_queue_limit, plain.bcast_buffers), (64, 256));
+    assert_eq!(plain.tcp_queue_limit, 64);
     assert_eq!(plain.verify_client_cert, VerifyClientCert::Require);
     assert_eq!((plain.vlan_pvid, plain.vlan_accept), (1, VlanAccept::All));
 
@@ -299,7 +299,6 @@ fn each_option_has_its_effect() {
     );
     assert_eq!(with("connect-freq-initial 1 2").connect_freq_initial.n, 1);
     assert_eq!(with("tcp-queue-limit 9").tcp_queue_limit, 9);
-    assert_eq!(with("bcast-buffers 9").bcast_buffers, 9);
     assert_eq!(
         with("stale-routes-check 30").stale_routes_check,
         Some((30, 30))
