@@ -34,6 +34,8 @@ pub struct ServerOptions {
     pub client_config_dir: Option<PathBuf>,
     /// Clients without a file are refused.
     pub ccd_exclusive: bool,
+    /// `ringway-push-update`: seconds between two looks at the file of a connected client.
+    pub push_update: Option<u32>,
     /// Clients reach each other inside the daemon.
     pub client_to_client: bool,
     /// Several clients may have one common name.
@@ -107,6 +109,7 @@ impl Default for ServerOptions {
             push: Vec::new(),
             client_config_dir: None,
             ccd_exclusive: false,
+            push_update: None,
             client_to_client: false,
             duplicate_cn: false,
             max_clients: 1024,

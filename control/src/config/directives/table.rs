@@ -339,6 +339,7 @@ pub const DIRECTIVES: &[Directive] = &[
     yes("ringway-busy-poll", 1, 1, GENERAL),
     yes("ringway-cpus", 1, 1, GENERAL),
     yes("ringway-io", 1, 1, GENERAL),
+    yes("ringway-push-update", 0, 1, GENERAL),
     yes("ringway-workers", 1, 1, GENERAL),
     action("rmtun"),
     yes("route", 1, 4, PULL),

@@ -230,6 +230,10 @@ pub(super) fn complete(draft: &mut Draft) -> Result<(), ConfigError> {
     if options.ccd_exclusive && options.client_config_dir.is_none() {
         return Err(conflict(draft, "ccd-exclusive", "needs client-config-dir"));
     }
+    if options.push_update.is_some() && options.client_config_dir.is_none() {
+        let option = "ringway-push-update";
+        return Err(conflict(draft, option, "needs client-config-dir"));
+    }
     if draft.at("tls-crypt-v2").is_none() {
         for option in ["tls-crypt-v2-verify", "tls-crypt-v2-max-age"] {
             if draft.at(option).is_some() {
@@ -275,6 +279,7 @@ const ONLY_SERVER: &[&str] = &[
     "ifconfig-push-constraint",
     "learn-address",
     "port-share",
+    "ringway-push-update",
     "stale-routes-check",
     "tls-crypt-v2-verify",
     "tls-verify",

@@ -15,6 +15,10 @@ use super::process::script;
 /// Largest number of clients: peer-ids are 24 bits wide, and the last one means none.
 const MAX_CLIENTS: u32 = 0xff_ffff;
 
+/// Seconds of `ringway-push-update` that names none, and the most it may name.
+const PUSH_UPDATE: u32 = 5;
+const MAX_PUSH_UPDATE: u32 = 3600;
+
 /// Takes over an option of this group.
 pub(super) fn set(draft: &mut Draft, given: &mut Given<'_>) -> Result<bool, String> {
     Ok(set_networks(draft, given)?
@@ -79,6 +83,12 @@ fn set_networks(draft: &mut Draft, given: &mut Given<'_>) -> Result<bool, String
             server.options.client_config_dir = Some(given.path(given.arg(0))?);
         }
         "ccd-exclusive" => server.options.ccd_exclusive = true,
+        "ringway-push-update" => {
+            server.options.push_update = Some(match given.args.first() {
+                Some(text) => number_u32(text, 1..=MAX_PUSH_UPDATE)?,
+                None => PUSH_UPDATE,
+            });
+        }
         "vlan-tagging" => server.options.vlan_tagging = true,
         "vlan-accept" => {
             let words = [

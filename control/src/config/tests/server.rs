@@ -323,6 +323,10 @@ fn each_option_has_its_effect() {
     assert!(with("opt-verify").opt_verify);
     assert!(with("compress migrate").compress_migrate);
     assert!(with("client-config-dir ccd\nccd-exclusive").ccd_exclusive);
+    let seconds = |text: &str| with(&format!("client-config-dir ccd\n{text}")).push_update;
+    assert_eq!(seconds(""), None);
+    assert_eq!(seconds("ringway-push-update"), Some(5));
+    assert_eq!(seconds("ringway-push-update 60"), Some(60));
     assert_eq!(with("tmp-dir /run/t").tmp_dir.to_str(), Some("/run/t"));
     assert_eq!(with("push \"echo a\"").push[0], "echo a");
 
@@ -528,6 +532,14 @@ fn faults_of_servers() {
             "t.conf:7: ccd-exclusive: needs client-config-dir",
         ),
         (
+            "ringway-push-update",
+            "t.conf:7: ringway-push-update: needs client-config-dir",
+        ),
+        (
+            "client-config-dir /tmp\nringway-push-update 0",
+            "t.conf:8: ringway-push-update: \"0\" is not a number from 1 to 3600",
+        ),
+        (
             "port-share localhost 80",
             "t.conf:7: port-share: needs TCP: proto tcp-server",
         ),
@@ -658,6 +670,7 @@ fn options_that_need_a_server() {
     for option in [
         "client-connect /c",
         "client-config-dir d",
+        "ringway-push-update",
         "duplicate-cn",
         "auth-user-pass-verify /v via-file",
         "tls-verify /v",
