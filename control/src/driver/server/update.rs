@@ -141,14 +141,13 @@ impl Server<'_> {
         let later: Vec<&str> = update.later.iter().map(String::as_str).collect();
         let later = [settings, later].concat();
         if !later.is_empty() {
-            let reason = if takes_updates {
-                ""
-            } else {
-                " (it takes no PUSH_UPDATE)"
+            let reason = match takes_updates {
+                true => "",
+                false => " (it takes no PUSH_UPDATE)",
             };
             let names = later.join(", ");
             log::notice!(
-                "{label} changed, holds from the client's next connection{reason}: {names}"
+                "{label} client-config-dir: from the client's next connection on{reason}: {names}"
             );
         }
         if !update.lines.is_empty() {
