@@ -21,8 +21,12 @@ fn client_files_change() -> Result<()> {
     let spec = SiteSpec::new(Peer::Ringway)
         .line("client-config-dir %F/ccd")
         .line("ringway-push-update 1")
+        .line("script-security 2")
+        .line("client-connect %F/connect")
         .line("push \"redirect-gateway def1 local\"");
     let mut site = spec.prepare()?;
+    let connect = "#!/bin/sh\necho 'push \"route 10.63.0.0 255.255.0.0\"' > $1\n";
+    site.script("connect", connect)?;
     site.file("ccd/DEFAULT", "push \"route 10.60.0.0 255.255.0.0\"\n")?;
     site.start_server()?;
     site.check(files_change)
@@ -70,14 +74,19 @@ fn files_change(site: &mut Site) -> Result<()> {
         wait_routes(site, client, REDIRECTED, "10.9.0.77")?;
     }
     // Files that go: that for all holds again, which is another one now. One client is to go too.
-    site.file("ccd/DEFAULT", "push \"route-ipv6 fd62::/64\"\n")?;
+    let all = "push \"route-ipv6 fd62::/64\"\npush \"route 10.62.0.0 255.255.0.0\"\n";
+    site.file("ccd/DEFAULT", all)?;
     site.file("ccd/berta", "disable\n")?;
     for name in ["anna", "clara"] {
         std::fs::remove_file(site.lab.folder().join("ccd").join(name))?;
     }
     for &client in &takers {
         wait_routes(site, client, "fd62::/64", "10.61.0.0/16")?;
-        wait_routes(site, client, REDIRECTED, "10.60.0.0/16")?;
+        wait_routes(site, client, "10.62.0.0/16", "10.60.0.0/16")?;
+        // What stays: another kind, and what the script has said.
+        for route in [REDIRECTED, "10.63.0.0/16"] {
+            wait_routes(site, client, route, "10.60.0.0/16")?;
+        }
         site.carries(client)?;
     }
     site.server()?
