@@ -101,12 +101,13 @@ impl ProxyLogins {
     /// # Errors
     /// One line: a host name or a login that the protocol has no room for.
     pub(super) fn association(&self, connection: &Connection) -> Result<(Socks, Peer), String> {
-        let (Some(Proxy::Socks(socks)), Some(host)) = (&connection.proxy, &connection.remote)
+        let (Some(proxy @ Proxy::Socks(socks)), Some(host)) =
+            (&connection.proxy, &connection.remote)
         else {
             return Err("socks-proxy: needs a remote to send to".to_owned());
         };
         let fail = |error: ProxyError| format!("{}: socks-proxy: {error}", socks.position);
-        let login = self.get(&Proxy::Socks(socks.clone())).cloned();
+        let login = self.get(proxy).cloned();
         let peer = Peer::new(host, connection.rport, connection.float).map_err(fail)?;
         Ok((Socks::associate(login).map_err(fail)?, peer))
     }
