@@ -439,11 +439,7 @@ pub const DIRECTIVES: &[Directive] = &[
     yes("tls-crypt-v2-max-age", 1, 1, GENERAL),
     yes("tls-crypt-v2-verify", 1, 1, GENERAL),
     yes("tls-exit", 0, 0, GENERAL),
-    refused(
-        "tls-export-cert",
-        GENERAL,
-        "certificates are not written to files for scripts yet; see tls-verify",
-    ),
+    yes("tls-export-cert", 1, 1, GENERAL),
     yes("tls-groups", 1, 1, GENERAL),
     refused(
         "tls-remote",

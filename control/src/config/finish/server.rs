@@ -241,6 +241,9 @@ pub(super) fn complete(draft: &mut Draft) -> Result<(), ConfigError> {
             }
         }
     }
+    if draft.server.options.tls_export_cert.is_some() && draft.server.options.tls_verify.is_none() {
+        warn(draft, "tls-export-cert", "no effect without tls-verify");
+    }
     let options = &draft.server.options;
     if options.duplicate_cn && options.ifconfig_pool_persist.is_some() {
         let message = "does not work with duplicate-cn: names do not tell clients apart";
@@ -301,6 +304,7 @@ const IDLE_WITHOUT_SERVER: &[&str] = &[
     "push",
     "tcp-queue-limit",
     "tls-crypt-v2-max-age",
+    "tls-export-cert",
     "tmp-dir",
 ];
 

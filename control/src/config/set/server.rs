@@ -2,7 +2,7 @@
 
 use crate::config::draft::{BridgeDraft, Draft, Given};
 use crate::config::server::{
-    AuthGenToken, AuthVia, Pool, PoolPersist, PortShare, Rate, VlanAccept,
+    AuthGenToken, AuthVia, ExportFolder, Pool, PoolPersist, PortShare, Rate, VlanAccept,
 };
 use crate::config::values::{
     choice, host_name, ipv4, ipv6_prefix, netmask, number, number_u16, number_u32, port, push_line,
@@ -202,6 +202,12 @@ fn set_scripts(draft: &mut Draft, given: &mut Given<'_>) -> Result<bool, String>
         "client-disconnect" => options.client_disconnect = Some(script(given)?),
         "learn-address" => options.learn_address = Some(script(given)?),
         "tls-verify" => options.tls_verify = Some(script(given)?),
+        "tls-export-cert" => {
+            options.tls_export_cert = Some(ExportFolder {
+                path: given.path(given.arg(0))?,
+                position: given.position.clone(),
+            });
+        }
         "tls-crypt-v2-verify" => options.tls_crypt_v2_verify = Some(script(given)?),
         "client-crresponse" => options.client_crresponse = Some(script(given)?),
         "tmp-dir" => options.tmp_dir = given.path(given.arg(0))?,

@@ -364,9 +364,11 @@ fn each_option_has_its_effect() {
     let scripts = with(
         "client-connect /c\nclient-disconnect /d\nlearn-address /l\ntls-verify /t\n\
          tls-crypt-v2 v2.key force-cookie\ntls-crypt-v2-verify /v\ntls-crypt-v2-max-age 30\n\
-         client-crresponse /r\nauth-user-pass-verify /p via-file",
+         client-crresponse /r\nauth-user-pass-verify /p via-file\ntls-export-cert /e",
     );
     assert_eq!(scripts.tls_crypt_v2_max_age, Some(30));
+    let export = scripts.tls_export_cert.as_ref().unwrap();
+    assert_eq!(export.path, std::path::Path::new("/e"));
     let names: Vec<_> = scripts
         .scripts()
         .map(|(name, script)| (name, script.argv[0].clone()))
@@ -687,7 +689,12 @@ fn options_that_need_a_server() {
     }
     let migrate = fault(&format!("{PEER}compress migrate\n"));
     assert_eq!(migrate, "t.conf:6: compress: \"migrate\" is for servers");
-    for option in ["max-clients 5", "push \"echo a\"", "tmp-dir /tmp"] {
+    for option in [
+        "max-clients 5",
+        "push \"echo a\"",
+        "tmp-dir /tmp",
+        "tls-export-cert /tmp",
+    ] {
         let name = option.split(' ').next().unwrap();
         assert_eq!(
             warnings(&parse(&format!("{PEER}{option}\n"))),
@@ -740,6 +747,10 @@ fn warnings_of_servers() {
         (
             "push \"remote a\"",
             "t.conf:7: push: \"remote a\": clients do not take it from a server",
+        ),
+        (
+            "tls-export-cert /x",
+            "t.conf:7: tls-export-cert: no effect without tls-verify",
         ),
         ("hash-size 5 5", "t.conf:7: hash-size: no effect"),
         (

@@ -154,6 +154,7 @@ impl<'p> Server<'p> {
         }
         // Capabilities belong to threads: a worker started before the drop keeps none it needs not.
         program.drop_privileges()?;
+        scripts::check_export(&settings).map_err(Ending::fatal)?;
         log::info!(in Data, "packet engine: {}, {} worker(s)", workers.engine(), workers.count());
         let tunnel_config = program.server_tunnel_config(&connection, wraps.clone());
         let acceptor = Acceptor::new(settings::acceptor(&options, &settings, wraps));
