@@ -17,6 +17,8 @@ use crate::config::dns::Dns;
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct ScriptEnv {
     variables: BTreeMap<String, String>,
+    /// No script will ever see it.
+    unused: bool,
 }
 
 /// What stands behind the local address in `ifconfig`.
@@ -34,9 +36,26 @@ impl ScriptEnv {
         Self::default()
     }
 
+    /// An environment that no script will see: it keeps nothing, and setting variables costs next to
+    /// nothing.
+    pub fn unused() -> Self {
+        Self {
+            variables: BTreeMap::new(),
+            unused: true,
+        }
+    }
+
+    /// Whether nothing is kept; see [`ScriptEnv::unused`].
+    pub fn is_unused(&self) -> bool {
+        self.unused
+    }
+
     /// Sets a variable, replacing an earlier value. A name that is empty after sanitizing is
     /// ignored.
     pub fn set(&mut self, name: &str, value: impl fmt::Display) {
+        if self.unused {
+            return;
+        }
         let name = clean_name(name);
         if !name.is_empty() {
             self.variables.insert(name, clean_value(&value.to_string()));
@@ -346,6 +365,15 @@ mod tests {
         env.iter()
             .map(|(name, value)| format!("{name}={value}"))
             .collect()
+    }
+
+    #[test]
+    fn an_environment_for_nobody_keeps_nothing() {
+        let mut env = ScriptEnv::unused();
+        env.set("common_name", "client");
+        env.set_trusted("192.0.2.1:1194".parse().unwrap());
+        assert!(env.is_unused() && env.iter().next().is_none());
+        assert!(!ScriptEnv::new().is_unused());
     }
 
     #[test]

@@ -283,11 +283,15 @@ pub enum TlsError {
 /// Trust, own identity and preferences, made once and shared by all sessions.
 #[derive(Debug)]
 pub struct TlsContext {
-    role: TlsRole,
-    provider: Arc<CryptoProvider>,
-    versions: Vec<&'static SupportedProtocolVersion>,
-    identity: Option<Arc<CertifiedKey>>,
+    config: Config,
     rules: Arc<Rules>,
+}
+
+/// What the TLS library makes of the settings; one serves all sessions.
+#[derive(Debug)]
+enum Config {
+    Client(Arc<ClientConfig>),
+    Server(Arc<ServerConfig>),
 }
 
 impl TlsContext {
@@ -319,15 +323,14 @@ impl TlsContext {
 
         let (rules, more) = Rules::new(settings)?;
         warnings.extend(more);
+        let rules = Arc::new(rules);
         let identity = own_identity(settings, &provider, &mut warnings)?;
-        let context = Self {
-            role: settings.role,
-            provider: Arc::new(provider),
-            versions,
-            identity: identity.map(Arc::new),
-            rules: Arc::new(rules),
+        let config = match settings.role {
+            TlsRole::Client => Config::client(provider, &versions, &rules, identity)?,
+            TlsRole::Server => Config::server(provider, &versions, &rules, identity)?,
         };
-        // Whatever a handshake's configuration could fail with shows now, not at the first peer.
+        let context = Self { config, rules };
+        // Whatever a handshake could fail with from the start shows now, not at the first peer.
         context.session()?;
         Ok((context, warnings))
     }
@@ -337,43 +340,11 @@ impl TlsContext {
     /// # Errors
     /// None in practice: the same settings passed [`TlsContext::new`].
     pub fn session(&self) -> Result<TlsSession, TlsError> {
-        let verifier = Arc::new(PeerVerifier::new(
-            Arc::clone(&self.rules),
-            self.provider.signature_verification_algorithms,
-        ));
-        let outcome = verifier.outcome();
-        let fail = |err: rustls::Error| TlsError::Settings(format!("TLS: {err}"));
-        match self.role {
-            TlsRole::Client => {
-                let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
-                    .with_protocol_versions(&self.versions)
-                    .map_err(fail)?
-                    .dangerous()
-                    .with_custom_certificate_verifier(verifier);
-                let mut config = match &self.identity {
-                    Some(identity) => builder.with_client_cert_resolver(resolver(identity)),
-                    None => builder.with_no_client_auth(),
-                };
-                config.enable_sni = false;
-                config.resumption = Resumption::disabled();
-                TlsSession::client(config, outcome).map_err(fail)
-            }
-            TlsRole::Server => {
-                let Some(identity) = &self.identity else {
-                    return Err(TlsError::Settings(
-                        "cert: a TLS server needs a certificate and a key".to_owned(),
-                    ));
-                };
-                let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
-                    .with_protocol_versions(&self.versions)
-                    .map_err(fail)?
-                    .with_client_cert_verifier(verifier)
-                    .with_cert_resolver(resolver(identity));
-                config.session_storage = Arc::new(NoServerSessionStorage {});
-                config.send_tls13_tickets = 0;
-                TlsSession::server(config, outcome).map_err(fail)
-            }
+        match &self.config {
+            Config::Client(config) => TlsSession::client(Arc::clone(config)),
+            Config::Server(config) => TlsSession::server(Arc::clone(config)),
         }
+        .map_err(unusable)
     }
 
     /// Reads the `crl-verify` file again when it changed. `None`: it did not. Otherwise a line for
@@ -383,8 +354,62 @@ impl TlsContext {
     }
 }
 
-fn resolver(identity: &Arc<CertifiedKey>) -> Arc<SingleCertAndKey> {
-    Arc::new(SingleCertAndKey::from(CertifiedKey::clone(identity)))
+impl Config {
+    fn client(
+        provider: CryptoProvider,
+        versions: &[&'static SupportedProtocolVersion],
+        rules: &Arc<Rules>,
+        identity: Option<CertifiedKey>,
+    ) -> Result<Self, TlsError> {
+        let verifier = verifier(rules, &provider);
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(versions)
+            .map_err(unusable)?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier);
+        let mut config = match identity {
+            Some(identity) => {
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity)))
+            }
+            None => builder.with_no_client_auth(),
+        };
+        config.enable_sni = false;
+        config.resumption = Resumption::disabled();
+        Ok(Self::Client(Arc::new(config)))
+    }
+
+    fn server(
+        provider: CryptoProvider,
+        versions: &[&'static SupportedProtocolVersion],
+        rules: &Arc<Rules>,
+        identity: Option<CertifiedKey>,
+    ) -> Result<Self, TlsError> {
+        let Some(identity) = identity else {
+            return Err(TlsError::Settings(
+                "cert: a TLS server needs a certificate and a key".to_owned(),
+            ));
+        };
+        let verifier = verifier(rules, &provider);
+        let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(versions)
+            .map_err(unusable)?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(identity)));
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(Self::Server(Arc::new(config)))
+    }
+}
+
+fn verifier(rules: &Arc<Rules>, provider: &CryptoProvider) -> Arc<PeerVerifier> {
+    Arc::new(PeerVerifier::new(
+        Arc::clone(rules),
+        provider.signature_verification_algorithms,
+    ))
+}
+
+fn unusable(err: rustls::Error) -> TlsError {
+    TlsError::Settings(format!("TLS: {err}"))
 }
 
 /// Certificate chain and key as they are shown to the peer.

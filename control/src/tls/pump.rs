@@ -5,7 +5,7 @@
 //! an alert for the peer.
 
 use std::io::{Read as _, Write as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use rustls::{
     AlertDescription, ClientConfig, ClientConnection, Connection, InvalidMessage, PeerIncompatible,
@@ -16,7 +16,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::certs::PeerCertificate;
 use super::suites::suite_name;
-use super::verify::Outcome;
+use super::verify::{Findings, take_findings};
 use super::{TlsError, certs};
 
 /// The longest plaintext of one record (RFC 8446 §5.1).
@@ -29,37 +29,35 @@ const MAX_WAITING: usize = 256 * 1024;
 #[derive(Debug)]
 pub struct TlsSession {
     connection: Connection,
-    outcome: Arc<Mutex<Outcome>>,
+    /// About the peer's certificate, until it is asked for.
+    findings: Findings,
     waiting: Zeroizing<Vec<u8>>,
     peer: Option<PeerCertificate>,
+    /// The peer closed its side.
+    closed: bool,
     failed: Option<TlsError>,
 }
 
 impl TlsSession {
-    pub(super) fn client(
-        config: ClientConfig,
-        outcome: Arc<Mutex<Outcome>>,
-    ) -> Result<Self, rustls::Error> {
+    pub(super) fn client(config: Arc<ClientConfig>) -> Result<Self, rustls::Error> {
         // No name is sent or compared, but the library asks for one.
         let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
-        let connection = ClientConnection::new(Arc::new(config), name)?;
-        Ok(Self::new(connection.into(), outcome))
+        let connection = ClientConnection::new(config, name)?;
+        Ok(Self::new(connection.into()))
     }
 
-    pub(super) fn server(
-        config: ServerConfig,
-        outcome: Arc<Mutex<Outcome>>,
-    ) -> Result<Self, rustls::Error> {
-        let connection = ServerConnection::new(Arc::new(config))?;
-        Ok(Self::new(connection.into(), outcome))
+    pub(super) fn server(config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
+        let connection = ServerConnection::new(config)?;
+        Ok(Self::new(connection.into()))
     }
 
-    fn new(connection: Connection, outcome: Arc<Mutex<Outcome>>) -> Self {
+    fn new(connection: Connection) -> Self {
         Self {
             connection,
-            outcome,
+            findings: Findings::default(),
             waiting: Zeroizing::default(),
             peer: None,
+            closed: false,
             failed: None,
         }
     }
@@ -146,7 +144,7 @@ impl TlsSession {
     /// Whether the peer said that nothing more will come.
     #[must_use]
     pub fn peer_has_closed(&self) -> bool {
-        self.failed.is_none() && self.outcome_lock().closed
+        self.failed.is_none() && self.closed
     }
 
     /// Keying material of this session (RFC 5705, RFC 8446 §7.5) without a context.
@@ -170,7 +168,7 @@ impl TlsSession {
     /// Log lines about the peer's certificate that came up since the last call, such as
     /// `VERIFY OK: depth=0, CN=gw1`.
     pub fn take_log(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.outcome_lock().log)
+        std::mem::take(&mut self.findings.log)
     }
 
     /// What was agreed on, as a log line: version, cipher suite, the peer's key, key agreement.
@@ -206,20 +204,23 @@ impl TlsSession {
                 Ok(_) => {}
                 Err(err) => return Err(TlsError::Peer(err.to_string())),
             }
-            let state = self
-                .connection
-                .process_new_packets()
-                .map_err(|err| self.explain(&err))?;
-            if state.peer_has_closed() {
-                self.outcome_lock().closed = true;
-            }
+            let processed = self.connection.process_new_packets();
+            self.note(take_findings());
+            let state = processed.map_err(|err| self.explain(&err))?;
+            self.closed |= state.peer_has_closed();
             self.drain(state.plaintext_bytes_to_read())?;
             if self.peer.is_none() && !self.connection.is_handshaking() {
-                let peer = self.outcome_lock().peer.take();
-                self.peer = peer;
+                self.peer = self.findings.peer.take();
             }
         }
         Ok(())
+    }
+
+    fn note(&mut self, found: Findings) {
+        let Findings { peer, refusal, log } = found;
+        self.findings.peer = peer.or(self.findings.peer.take());
+        self.findings.refusal = refusal.or(self.findings.refusal.take());
+        self.findings.log.extend(log);
     }
 
     fn drain(&mut self, count: usize) -> Result<(), TlsError> {
@@ -237,8 +238,8 @@ impl TlsSession {
             .map_err(|err| TlsError::Peer(err.to_string()))
     }
 
-    fn explain(&self, err: &rustls::Error) -> TlsError {
-        if let Some(line) = self.outcome_lock().refusal.take() {
+    fn explain(&mut self, err: &rustls::Error) -> TlsError {
+        if let Some(line) = self.findings.refusal.take() {
             return TlsError::Verify(line);
         }
         TlsError::Peer(match err {
@@ -257,10 +258,6 @@ impl TlsSession {
             }
             other => other.to_string(),
         })
-    }
-
-    fn outcome_lock(&self) -> std::sync::MutexGuard<'_, Outcome> {
-        self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

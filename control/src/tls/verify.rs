@@ -1,9 +1,11 @@
 //! The rules for peers, as rustls asks for them.
 //!
-//! [`PeerVerifier`] belongs to one session: it leaves what it found in an [`Outcome`] that the
-//! session reads, since rustls only carries an error code through.
+//! [`PeerVerifier`] serves all sessions of a configuration. rustls calls it while the session
+//! processes what has arrived, on the same thread, and only carries an error code through; so it
+//! leaves what it found for [`take_findings`], which the session calls right after.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::cell::RefCell;
+use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
@@ -19,38 +21,36 @@ use super::VerifyClientCert;
 use super::certs::{Certificate, PeerCertificate};
 use super::rules::Rules;
 
+thread_local! {
+    static FINDINGS: RefCell<Findings> = RefCell::default();
+}
+
 /// What came out of looking at the peer's certificate, for the session.
 #[derive(Debug, Default)]
-pub(super) struct Outcome {
+pub(super) struct Findings {
     /// The peer, once accepted.
     pub(super) peer: Option<PeerCertificate>,
     /// Why it was refused, as a log line.
     pub(super) refusal: Option<String>,
     /// Lines for the log.
     pub(super) log: Vec<String>,
-    /// Whether the peer closed its side.
-    pub(super) closed: bool,
 }
 
-/// The rules and one session's outcome, as rustls asks them.
+/// What was found on this thread since the last call.
+pub(super) fn take_findings() -> Findings {
+    FINDINGS.take()
+}
+
+/// The rules, as rustls asks them.
 #[derive(Debug)]
 pub(super) struct PeerVerifier {
     rules: Arc<Rules>,
     algorithms: WebPkiSupportedAlgorithms,
-    outcome: Arc<Mutex<Outcome>>,
 }
 
 impl PeerVerifier {
     pub(super) fn new(rules: Arc<Rules>, algorithms: WebPkiSupportedAlgorithms) -> Self {
-        Self {
-            rules,
-            algorithms,
-            outcome: Arc::default(),
-        }
-    }
-
-    pub(super) fn outcome(&self) -> Arc<Mutex<Outcome>> {
-        Arc::clone(&self.outcome)
+        Self { rules, algorithms }
     }
 
     fn judge(
@@ -59,22 +59,22 @@ impl PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Error> {
-        let mut log = Vec::new();
-        let verdict = self
-            .rules
-            .judge(end_entity, intermediates, now, &self.algorithms, &mut log);
-        let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-        outcome.log.extend(log);
-        match verdict {
-            Ok(peer) => {
-                outcome.peer = Some(peer);
-                Ok(())
+        FINDINGS.with_borrow_mut(|findings| {
+            let log = &mut findings.log;
+            let judged = self
+                .rules
+                .judge(end_entity, intermediates, now, &self.algorithms, log);
+            match judged {
+                Ok(peer) => {
+                    findings.peer = Some(peer);
+                    Ok(())
+                }
+                Err(refusal) => {
+                    findings.refusal = Some(refusal.line);
+                    Err(Error::InvalidCertificate(refusal.kind))
+                }
             }
-            Err(refusal) => {
-                outcome.refusal = Some(refusal.line);
-                Err(Error::InvalidCertificate(refusal.kind))
-            }
-        }
+        })
     }
 
     /// Like rustls' own, but by the public key alone, so that a certificate webpki cannot read

@@ -83,7 +83,9 @@ impl Server<'_> {
         );
         client.env.set_trusted(client.endpoint.remote);
         client.env.set("common_name", &common_name);
-        if let Some(peer) = client.tunnel.tls().and_then(|tls| tls.peer()) {
+        if !client.env.is_unused()
+            && let Some(peer) = client.tunnel.tls().and_then(|tls| tls.peer())
+        {
             for (name, value) in cert_env(&peer.chain) {
                 client.env.set(&name, value);
             }
@@ -97,8 +99,10 @@ impl Server<'_> {
             request.username.clone_from(&client.username);
         }
         client.compresses = occ::extract(&request.options).comp_lzo;
-        for (name, value) in peer_variables(&request.peer_info) {
-            client.env.set(name, value);
+        if !client.env.is_unused() {
+            for (name, value) in peer_variables(&request.peer_info) {
+                client.env.set(name, value);
+            }
         }
         let differ = match self.settings.opt_verify {
             true => occ::compare(&self.tunnel_config.options, &request.options),

@@ -462,7 +462,7 @@ impl<'p> Server<'p> {
             }
             return;
         };
-        let mut env = self.program.env.clone();
+        let mut env = settings::client_env(&self.program.env, &self.settings);
         env.set_untrusted(endpoint.remote);
         let handle = self.clients.new_handle();
         let timers = setup::keepalive(&self.options, None);

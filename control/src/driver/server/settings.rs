@@ -16,6 +16,7 @@ use crate::config::options::{Connection, Family, Options, Wrap};
 use crate::config::server::{ClientConfig, Listen, Rate, ServerOptions};
 use crate::driver::keepalive::KeepaliveConfig;
 use crate::driver::setup;
+use crate::host::env::ScriptEnv;
 use crate::host::server_scripts::Configured;
 use crate::proto::acceptor::AcceptorConfig;
 use crate::proto::rate::RateLimit;
@@ -135,6 +136,14 @@ pub(super) fn keepalive(options: &Options, client: &ClientConfig) -> KeepaliveCo
         ping_exit: seconds(client.ping_exit, all.ping_exit),
         inactive: client.inactive.or(all.inactive),
         session_timeout: seconds(client.session_timeout, all.session_timeout),
+    }
+}
+
+/// What scripts are to know of a client, as far as every client has it.
+pub(super) fn client_env(program: &ScriptEnv, settings: &ServerOptions) -> ScriptEnv {
+    match settings.scripts().next() {
+        Some(_) => program.clone(),
+        None => ScriptEnv::unused(),
     }
 }
 

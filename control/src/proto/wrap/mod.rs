@@ -93,11 +93,21 @@ pub struct Wrap {
     rest: Vec<u8>,
 }
 
-#[expect(clippy::large_enum_variant, reason = "one per session")]
+/// Expanded keys take kilobytes, and thousands of sessions need none.
 enum Keys {
     None,
-    Auth(TlsAuth),
-    Crypt(TlsCrypt),
+    Auth(Box<TlsAuth>),
+    Crypt(Box<TlsCrypt>),
+}
+
+impl Keys {
+    fn auth(key: &StaticKey, direction: Option<u8>, digest: Digest) -> Self {
+        Keys::Auth(Box::new(TlsAuth::new(key, direction, digest)))
+    }
+
+    fn crypt(key: &StaticKey, role: TlsRole) -> Self {
+        Keys::Crypt(Box::new(TlsCrypt::new(key, role)))
+    }
 }
 
 impl Wrap {
@@ -109,17 +119,11 @@ impl Wrap {
                 key,
                 direction,
                 digest,
-            } => Self::with_keys(Keys::Auth(TlsAuth::new(key, *direction, *digest)), 0, unix),
-            WrapConfig::TlsCrypt { key } => {
-                Self::with_keys(Keys::Crypt(TlsCrypt::new(key, role)), 0, unix)
-            }
+            } => Self::with_keys(Keys::auth(key, *direction, *digest), 0, unix),
+            WrapConfig::TlsCrypt { key } => Self::with_keys(Keys::crypt(key, role), 0, unix),
             WrapConfig::TlsCryptV2Client { key, wkc } => Wrap {
                 wkc: Some(wkc.clone()),
-                ..Self::with_keys(
-                    Keys::Crypt(TlsCrypt::new(key, role)),
-                    EARLY_NEGOTIATION_START,
-                    unix,
-                )
+                ..Self::with_keys(Keys::crypt(key, role), EARLY_NEGOTIATION_START, unix)
             },
             WrapConfig::TlsCryptV2Server { key } => Self::tls_crypt_v2_server(key, unix),
         }
@@ -130,11 +134,7 @@ impl Wrap {
     pub fn tls_crypt_v2_server(client_key: &StaticKey, unix: u32) -> Self {
         Wrap {
             cut_wkc: true,
-            ..Self::with_keys(
-                Keys::Crypt(TlsCrypt::new(client_key, TlsRole::Server)),
-                0,
-                unix,
-            )
+            ..Self::with_keys(Keys::crypt(client_key, TlsRole::Server), 0, unix)
         }
     }
 
@@ -150,7 +150,7 @@ impl Wrap {
             Some(key) => key.xor(exported),
             None => StaticKey::new(*exported),
         };
-        Self::with_keys(Keys::Crypt(TlsCrypt::new(&key, role)), 0, unix)
+        Self::with_keys(Keys::crypt(&key, role), 0, unix)
     }
 
     fn with_keys(keys: Keys, last_counter: u32, unix: u32) -> Self {
