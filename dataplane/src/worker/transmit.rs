@@ -281,27 +281,42 @@ impl Transmit {
 
     /// Places the `source`th packet once for each peer that can be sent to, here and by the other
     /// workers, except the one it came from.
+    ///
+    /// # Errors
+    /// [`DropReason::NoRoute`] when there is nobody else, and the device does not get it either. The peers
+    /// of other workers count even while they have no keys: only their worker knows that.
     fn place_for_all(&mut self, source: usize, stage: &mut Stage<'_>) -> Result<(), DropReason> {
         let message = stage.sources[source];
-        if !matches!(stage.slab, Slab::HandedOver(_)) {
+        let first = !matches!(stage.slab, Slab::HandedOver(_));
+        if first {
             for worker in stage.shared.handover.others() {
                 if let Err(reason) = stage.hand_over(worker, &message) {
                     stage.shared.counts.drop(reason, 1);
                 }
             }
         }
+        // Whoever handed it over has counted.
+        let mut wanted = !first;
         for index in 0..stage.peers.slots() {
-            let wanted = stage.peers.peek(index).is_some_and(|peer| {
-                peer.halves.send
-                    && peer.keys.sender_key_id().is_some()
-                    && message.from != Some(peer.handle)
-                    && message.vlan == peer.vlan
-            });
-            if wanted && let Err(reason) = self.place(index, source, stage) {
+            let peer = stage.peers.peek(index);
+            let Some(peer) =
+                peer.filter(|peer| message.from != Some(peer.handle) && message.vlan == peer.vlan)
+            else {
+                continue;
+            };
+            let here = peer.halves.send;
+            if here && peer.keys.sender_key_id().is_none() {
+                continue;
+            }
+            wanted = true;
+            if here && let Err(reason) = self.place(index, source, stage) {
                 stage.shared.counts.drop(reason, 1);
             }
         }
-        Ok(())
+        match wanted || device_has(&message, stage) {
+            true => Ok(()),
+            false => Err(DropReason::NoRoute),
+        }
     }
 
     /// Splits and places the `source`th packet for one peer; what completes a group is sealed.
@@ -802,6 +817,16 @@ fn split_header(bytes: &mut [u8], vnet: bool) -> Option<(VnetHdr, &mut [u8])> {
     }
     let (header, packet) = bytes.split_at_mut_checked(VnetHdr::LEN)?;
     Some((VnetHdr::read(header)?, packet))
+}
+
+/// Whether a packet for all came from a peer and is the device's as well, which may not take its VLAN.
+fn device_has(message: &TunMessage, stage: &mut Stage<'_>) -> bool {
+    let port = stage.peers.device_port();
+    message.from.is_some()
+        && port.is_none_or(|port| {
+            let packet = inner(message, stage);
+            port.to_device(message.vlan, packet).is_some()
+        })
 }
 
 /// A packet for peers, without the virtio header.
