@@ -295,6 +295,7 @@ pub(super) fn wire_shape(
             DeviceKind::Tun => 0,
             DeviceKind::Tap => TAP_MTU_EXTRA,
         },
+        proxy_header: 0,
     }
 }
 
