@@ -12,6 +12,7 @@ use nix::sys::socket::{MsgFlags, recv};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::attempt::now;
+use super::port::Patience;
 use super::remotes::Target;
 use super::{Cause, Ending, Program, report, setup};
 use crate::config::options::{Family, Options, Proto};
@@ -91,7 +92,7 @@ pub(super) fn listen(
     local: Option<IpAddr>,
 ) -> Result<TcpListener, String> {
     let connection = &target.connection;
-    let bind = |ip: IpAddr| -> io::Result<TcpListener> {
+    let try_bind = |ip: IpAddr| -> io::Result<TcpListener> {
         let socket = open(options, SocketAddr::new(ip, connection.lport))?;
         if ip.is_ipv6() {
             let only = connection.bind_ipv6only || connection.family == Family::V6;
@@ -101,6 +102,8 @@ pub(super) fn listen(
         socket.listen(BACKLOG)?;
         Ok(socket.into())
     };
+    let mut patience = Patience::new();
+    let mut bind = |ip| patience.bind(|| try_bind(ip));
     let bound = match (local, connection.family) {
         (Some(ip), _) => bind(ip),
         (None, Family::V4) => bind(Ipv4Addr::UNSPECIFIED.into()),

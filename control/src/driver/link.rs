@@ -8,6 +8,7 @@ use ringway_dataplane::error::StartError;
 use ringway_dataplane::udp::UdpSocket;
 use socket2::SockRef;
 
+use super::port::Patience;
 use super::remotes::Target;
 use super::{Ending, Program, dial, setup};
 use crate::config::options::{Options, Proto};
@@ -55,7 +56,8 @@ impl Prepared {
     ) -> Result<Self, String> {
         Ok(match target.connection.proto {
             Proto::Udp if target.connection.proxy.is_some() => {
-                let outside = UdpSocket::open(&setup::udp_config(options, target, local));
+                let config = setup::udp_config(options, target, local);
+                let outside = Patience::new().bind(|| UdpSocket::open(&config));
                 let workers = setup::workers(options);
                 let inside = UdpSocket::open_group(&socks_relay::loopback(), workers);
                 let fail = |error: StartError| format!("socks-proxy: {error}");

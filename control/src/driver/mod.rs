@@ -6,6 +6,7 @@
 //!   interface.rs the TUN device, its addresses, its routes, the scripts
 //!   remotes.rs   where to connect next            keepalive.rs  pings and silence
 //!   dial.rs      TCP connections                  proxies.rs    and who lies between
+//!   port.rs      ports that are still in use
 //!   setup.rs     options -> what each part needs   report.rs     statistics, status file
 //! ```
 
@@ -16,6 +17,7 @@ mod dial;
 mod interface;
 mod keepalive;
 mod link;
+mod port;
 mod proxies;
 mod remotes;
 mod report;
