@@ -24,11 +24,11 @@ pub const MAX_LEN: usize = 4096;
 /// Most datagrams of one [`ControlSocket::receive`].
 pub const MAX_DATAGRAMS: usize = mmsg::MESSAGES;
 
-/// Receive buffer in bytes. The kernel counts some 800 bytes for a short packet and doubles what is
-/// asked for, so the first packets of 2,000 clients that all come back at once fit in, and a flood
-/// keeps the kernel's memory and a genuine packet's wait small: what stands before it is read in some
-/// ten milliseconds.
-const RECEIVE_BUFFER: usize = 1 << 20;
+/// Receive buffer in bytes. The kernel counts some 800 bytes for a short packet, 2,300 for a long one,
+/// and doubles what is asked for, so what 2,000 clients send that all come back at once fits in, and a
+/// flood keeps the kernel's memory and a genuine packet's wait small: what stands before it is read in
+/// some ten milliseconds.
+const RECEIVE_BUFFER: usize = 4 << 20;
 
 /// Entries of the error queue read at once.
 const MAX_ERRORS: usize = 64;

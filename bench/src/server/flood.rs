@@ -29,12 +29,14 @@ const RAW: i32 = 255;
 const HEADERS: usize = 28;
 /// Packets of the two kinds, made beforehand.
 const VARIETY: usize = 4096;
+/// How many strangers are answered: the default, which other rows lift.
+const LIMIT: &str = "connect-freq-initial 100 10";
 /// A port beside the server's.
 const IDLE_PORT: u16 = 1195;
 
 /// One TCP stream: alone, beside a flood to an idle port, beside a flood to the server.
 pub(super) fn run(program: &Program, scale: Scale) -> Result<Values> {
-    let mut rig = Rig::start(program, KeyKind::EcdsaP256, &[])?;
+    let mut rig = Rig::start(program, KeyKind::EcdsaP256, &[LIMIT])?;
     let attacker = wire(&mut rig)?;
     let client = rig.client()?;
     let sink = iperf::Server::start(&rig.inside, GATEWAY)?;

@@ -11,4 +11,5 @@ pub(crate) mod cmsg;
 pub(crate) mod ioctl;
 pub(crate) mod mmsg;
 pub(crate) mod ring;
+pub(crate) mod sched;
 pub(crate) mod socket;

@@ -193,14 +193,32 @@ impl Workers {
     /// A worker has ended.
     pub fn detach_tun(&mut self) -> Result<(), WorkerEnded> {
         self.queues.clear();
-        self.to_all(|| Command::DetachTun)
+        let queued = self.to_all(|| Command::DetachTun);
+        self.wake();
+        queued
     }
 
-    /// Queues a command for the workers it is for. Waits only when a queue is full.
+    /// Queues a command for the workers it is for, and wakes them. Waits only when a queue is full.
     ///
     /// # Errors
     /// One of them has ended, or has not made room for some seconds.
     pub fn send(&mut self, command: Command) -> Result<(), WorkerEnded> {
+        let queued = self.queue(command);
+        self.wake();
+        queued
+    }
+
+    /// Wakes the workers for which something was queued.
+    pub fn wake(&self) {
+        self.handles.iter().for_each(WorkerHandle::wake);
+    }
+
+    /// Queues a command for the workers it is for; [`Workers::wake`] is to follow. A client takes
+    /// several commands, and being woken is what costs.
+    ///
+    /// # Errors
+    /// As [`Workers::send`].
+    pub fn queue(&mut self, command: Command) -> Result<(), WorkerEnded> {
         match command {
             Command::SetPeer(handle, mut config) => {
                 let first = self.roles.is_empty();
@@ -208,7 +226,7 @@ impl Workers {
                 config.roles = known.unwrap_or_else(|| self.roles_for(&config));
                 self.roles.insert(handle, config.roles);
                 for worker in &self.handles {
-                    worker.send(Command::SetPeer(handle, config.clone()))?;
+                    worker.queue(Command::SetPeer(handle, config.clone()))?;
                 }
                 let split = self.forwarding == Forwarding::PointToPoint;
                 if split && first && self.handles.len() > 1 && !self.queues.is_empty() {
@@ -249,11 +267,11 @@ impl Workers {
             }
             Command::SendPayload(handle, _) => {
                 let sender = self.roles_of(handle).send;
-                self.handles[usize::from(sender)].send(command)
+                self.handles[usize::from(sender)].queue(command)
             }
             Command::AddStream(id, ..) | Command::SendControl(id, _) | Command::CloseStream(id) => {
                 let owner = stream_roles(id, self.handles.len()).receive;
-                self.handles[usize::from(owner)].send(command)
+                self.handles[usize::from(owner)].queue(command)
             }
             Command::Datagram(listener, _, ref datagram) => {
                 // Anything else is for the first worker to count.
@@ -263,7 +281,7 @@ impl Workers {
                 };
                 let workers = self.workers_of(listener);
                 let worker = workers.start + steered(peer_id, workers.len());
-                self.handles[usize::from(worker)].send(command)
+                self.handles[usize::from(worker)].queue(command)
             }
             Command::PathMtu(address, mtu) => self.to_all(|| Command::PathMtu(address, mtu)),
             Command::AttachTun(queue) => self.attach_tun(vec![queue]).map_err(|_| WorkerEnded),
@@ -309,7 +327,7 @@ impl Workers {
     fn to_all(&self, command: impl Fn() -> Command) -> Result<(), WorkerEnded> {
         self.handles
             .iter()
-            .try_for_each(|worker| worker.send(command()))
+            .try_for_each(|worker| worker.queue(command()))
     }
 
     fn to_halves(
@@ -318,9 +336,9 @@ impl Workers {
         command: impl Fn() -> Command,
     ) -> Result<(), WorkerEnded> {
         let Roles { send, receive } = self.roles_of(handle);
-        self.handles[usize::from(receive)].send(command())?;
+        self.handles[usize::from(receive)].queue(command())?;
         if send != receive {
-            self.handles[usize::from(send)].send(command())?;
+            self.handles[usize::from(send)].queue(command())?;
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::ops::Range;
 use std::os::fd::AsFd;
+use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags};
 use ringway_dataplane::control_socket::ControlSocket;
@@ -40,6 +41,8 @@ pub(super) struct UdpListener {
     pub(super) control: ControlSocket,
     /// Datagrams longer than any control packet.
     pub(super) too_long: u64,
+    /// Nothing but noise has come lately: not looked at before this moment.
+    pub(super) rests_until: Option<Instant>,
 }
 
 /// What the workers get.
@@ -79,6 +82,7 @@ impl Listeners {
             listeners.udp.push(UdpListener {
                 control,
                 too_long: 0,
+                rests_until: None,
             });
         }
         for place in listen.iter().filter(|l| l.tcp) {
@@ -93,14 +97,26 @@ impl Listeners {
         Ok((listeners, workers))
     }
 
-    /// What to wait for, in the order of the listeners' numbers; behind them `share`.
-    pub(super) fn poll_fds(&self) -> impl Iterator<Item = PollFd<'_>> {
-        let udp = self.udp.iter().map(|listener| listener.control.as_fd());
+    /// What to wait for, in the order of the listeners' numbers; behind them `share`. Nothing is
+    /// waited for at listeners that rest.
+    pub(super) fn poll_fds(&self, now: Instant) -> impl Iterator<Item = PollFd<'_>> {
+        let udp = self.udp.iter().map(move |listener| {
+            let flags = match listener.rests_until {
+                Some(until) if now < until => PollFlags::empty(),
+                _ => PollFlags::POLLIN,
+            };
+            PollFd::new(listener.control.as_fd(), flags)
+        });
         let tcp = self.tcp.iter().map(AsFd::as_fd);
         let share = self.share.iter().map(AsFd::as_fd);
-        udp.chain(tcp)
-            .chain(share)
-            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+        let others = tcp.chain(share);
+        udp.chain(others.map(|fd| PollFd::new(fd, PollFlags::POLLIN)))
+    }
+
+    /// When the next listener has rested enough.
+    pub(super) fn next_rested(&self, now: Instant) -> Option<Instant> {
+        let resting = self.udp.iter().filter_map(|listener| listener.rests_until);
+        resting.filter(|until| now < *until).min()
     }
 }
 

@@ -70,6 +70,9 @@ const TICK: Duration = Duration::from_secs(1);
 const EVENTS_PER_TURN: usize = 256;
 /// Batches of datagrams taken from one control socket before the others get a turn.
 const BATCHES_PER_TURN: usize = 2;
+/// How long a control socket rests after noise: looking for each packet of a flood as it comes would
+/// take a good part of a processor, and its buffer has room for a hundred times as much.
+const NOISE_REST: Duration = Duration::from_millis(2);
 /// TCP connections accepted in one turn.
 const ACCEPTS_PER_TURN: usize = 64;
 /// OCC message: the peer leaves (protocol §7.8).
@@ -238,19 +241,21 @@ impl<'p> Server<'p> {
 
     /// Sleeps until something happens; which listeners have something.
     fn wait(&mut self) -> Vec<bool> {
+        self.workers.wake();
         let leaving = self.leaving.as_ref().map(|(at, _)| *at);
+        let now = Instant::now();
         let deadline = [
             self.timers.next(),
             self.deferrals.next(),
             self.jobs.next_timeout(),
+            self.listeners.next_rested(now),
             leaving,
         ]
         .into_iter()
         .flatten()
         .fold(self.next_tick, Instant::min);
         // Rounded up: waking a little early would only spin.
-        let mut wait =
-            deadline.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+        let mut wait = deadline.saturating_duration_since(now) + Duration::from_micros(999);
         if std::mem::take(&mut self.more) {
             wait = Duration::ZERO;
         }
@@ -261,7 +266,7 @@ impl<'p> Server<'p> {
             PollFd::new(self.jobs.as_fd(), PollFlags::POLLIN),
         ];
         let others = fds.len();
-        fds.extend(self.listeners.poll_fds());
+        fds.extend(self.listeners.poll_fds(now));
         // EINTR and the like just mean another look.
         let _ = poll(&mut fds, timeout);
         let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
@@ -278,6 +283,7 @@ impl<'p> Server<'p> {
     }
 
     fn take_datagrams(&mut self, listener: usize, batch: &mut Batch) {
+        let (mut all, mut noise) = (0, 0);
         for _ in 0..BATCHES_PER_TURN {
             if let Err(error) = self.listeners.udp[listener].control.receive(batch) {
                 log::warn!(in Link, "control socket: {error}");
@@ -288,46 +294,54 @@ impl<'p> Server<'p> {
             }
             let number = listener as u16;
             for datagram in batch.datagrams() {
+                all += 1;
                 match datagram {
-                    Some((from, datagram)) => self.take_datagram(number, from, datagram),
+                    Some((from, datagram)) => {
+                        noise += usize::from(!self.take_datagram(number, from, datagram));
+                    }
                     None => self.listeners.udp[listener].too_long += 1,
                 }
             }
             if !batch.is_full() {
+                let rests = 2 * noise > all;
+                self.listeners.udp[listener].rests_until =
+                    rests.then(|| Instant::now() + NOISE_REST);
                 return;
             }
         }
         self.more = true;
     }
 
-    /// A packet that is not from a worker's own peer, or no data packet.
-    fn take_datagram(&mut self, listener: u16, from: Endpoint, datagram: &mut [u8]) {
+    /// A packet that is not from a worker's own peer, or no data packet. False if nobody
+    /// has a use for it.
+    fn take_datagram(&mut self, listener: u16, from: Endpoint, datagram: &mut [u8]) -> bool {
         let now = now();
         if let Some(handle) = self.clients.at(Place::of(listener, &from)) {
             let is_data = matches!(wire::parse(datagram), Ok(Header::Data { .. }));
             if is_data {
                 self.command(Command::Datagram(listener, from, Box::from(&*datagram)));
-                return;
+                return true;
             }
             let len = datagram.len() as u64;
             self.with_client(handle, |_, client| {
                 client.control_bytes.0 += len;
                 client.tunnel.handle_datagram(now, from, datagram);
             });
-            return;
+            return true;
         }
         if let Ok(Header::Data { .. }) = wire::parse(datagram) {
             self.command(Command::Datagram(listener, from, Box::from(&*datagram)));
-            return;
+            return true;
         }
         if self.leaving.is_some() {
-            return;
+            return false;
         }
         match self.acceptor.judge(now, from, datagram) {
-            Verdict::Drop(_) => {}
+            Verdict::Drop(_) => return false,
             Verdict::Reply(answer) => self.send_datagram(listener, &from, &answer),
             Verdict::Accept(accepted) => self.accept(now, listener, from, &accepted),
         }
+        true
     }
 
     fn take_worker_events(&mut self) {
@@ -515,6 +529,7 @@ impl<'p> Server<'p> {
         let deadline = client.tunnel.poll_timeout();
         let deferred = client.deferred.iter().map(Deferred::due).min();
         self.clients.check_in(client);
+        self.workers.wake();
         match end {
             None => {
                 self.timers.set(handle, deadline);
@@ -716,8 +731,9 @@ impl<'p> Server<'p> {
         self.leaving = Some((Instant::now() + SHUTDOWN_WAIT, ending));
     }
 
+    /// Queues a command for the workers, who are woken at the end of a client's turn.
     fn command(&mut self, command: Command) {
-        if self.workers.send(command).is_err() {
+        if self.workers.queue(command).is_err() {
             log::error!("packet worker does not answer, restarting");
             self.end(Ending::RESTART, Cause::Reason("worker-failed"));
         }
