@@ -16,7 +16,8 @@
 //! * [`link`] puts the three together: two ends, started and checked,
 //! * [`site`] does so for one server and several clients,
 //! * [`traffic`] drives the helper program (its inside is [`helper`]),
-//! * [`proxy`] is what some only get out through, [`relay`] is the bad link, [`iperf`] and [`measure`] the stop watch.
+//! * [`proxy`] is what some only get out through, [`relay`] is the bad link, [`inject`] the one who
+//!   adds to a stream, [`iperf`] and [`measure`] the stop watch.
 //!
 //! A lab needs root and the tools named in [`ready`]. Labs of one machine run one at a time: each
 //! holds a file lock, because two of them on a small machine would disturb each other's timing.
@@ -24,6 +25,7 @@
 pub mod certs;
 pub mod command;
 pub mod helper;
+pub mod inject;
 pub mod iperf;
 pub mod link;
 pub mod measure;

@@ -2,6 +2,8 @@
 //! what each was given compared line by line; scripts that hang or fail.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::os::unix::net::UnixStream;
 
 use anyhow::{Context as _, Result, ensure};
 use ringway_lab::link::Wrap;
@@ -17,11 +19,18 @@ number=1
 until mkdir %F/run-$script_type-$number; do number=$((number + 1)); done
 { echo \"arguments=$*\"; env; } > %F/note-$script_type-$number.new
 mv %F/note-$script_type-$number.new %F/note-$script_type-$number
-if [ \"$script_type\" = client-connect ]; then echo 'push \"route 10.55.0.0 255.255.0.0\"' > \"$1\"; fi
+case $script_type in
+client-connect) echo 'push \"route 10.55.0.0 255.255.0.0\"' > \"$1\" ;;
+user-pass-verify)
+    printf '30\\ncrtext\\nCR_TEXT:R,E:Which river?\\n' > \"$auth_pending_file\"
+    exit 2 ;;
+client-crresponse) echo 1 > \"$auth_control_file\" ;;
+esac
 exit 0
 ";
 
-const SCRIPTS: [&str; 5] = [
+const SCRIPTS: [&str; 6] = [
+    "client-crresponse",
     "client-connect",
     "client-disconnect",
     "learn-address",
@@ -118,7 +127,7 @@ fn compare(
 /// One client of the stock program comes, carries something, asks for new keys and leaves.
 fn notes_under(server: Peer) -> Result<Notes> {
     let mut spec = SiteSpec {
-        wrap: Wrap::TlsCrypt,
+        wrap: Wrap::TlsCryptV2,
         ..SiteSpec::new(server)
     }
     .line("script-security 3")
@@ -141,8 +150,14 @@ fn notes_under(server: Peer) -> Result<Notes> {
             .line("lport 7000")
             .line("push-peer-info")
             .line("setenv UV_COLOUR blue")
+            .line("setenv IV_SSO crtext")
+            .line("management %F/anna.sock unix")
             .line("explicit-exit-notify 1");
-        site.join(&client)?;
+        site.launch(&client)?;
+        site.clients[0].wait_for("AUTH_PENDING", SOON)?;
+        let mut management = UnixStream::connect(site.lab.folder().join("anna.sock"))?;
+        writeln!(management, "cr-response TWFpbg==")?;
+        site.clients[0].wait_up(SOON)?;
         site.carries(0)?;
         let routes = site.clients[0].namespace().routes()?;
         ensure!(
