@@ -589,9 +589,10 @@ impl<'p> Server<'p> {
     // ---- clients move and go -------------------------------------------------------------------
 
     fn floated(&mut self, handle: PeerHandle, endpoint: Endpoint) {
+        let before = self.label(handle);
         self.clients.moved(handle, endpoint);
         self.with_client(handle, |_, client| {
-            log::notice!("{} floated to {}", client.label(), endpoint.remote);
+            log::notice!("{before} floated to {}", endpoint.remote);
             client.env.set_trusted(endpoint.remote);
             client
                 .tunnel
