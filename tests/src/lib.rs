@@ -104,6 +104,32 @@ pub fn chosen(test: &str, short: &[&str]) -> bool {
     runs
 }
 
+/// Makes a test of each line of a table: its name, and what `$run` is called with. Those whose names
+/// `$short` lists run by default, the others in the long form only.
+///
+/// ```no_run
+/// fn link(roles: &str, workers: u16) -> anyhow::Result<()> {
+///     Ok(())
+/// }
+/// ringway_lab::cases! { link, ["a_client"],
+///     a_client: "client", 1;
+///     a_server: "server", 2;
+/// }
+/// ```
+#[macro_export]
+macro_rules! cases {
+    ($run:path, $short:expr, $($name:ident: $($value:expr),+;)*) => {
+        $(#[test]
+        fn $name() -> anyhow::Result<()> {
+            let name = stringify!($name);
+            match $crate::ready(name) && $crate::chosen(name, &$short) {
+                true => $run($($value),+),
+                false => Ok(()),
+            }
+        })*
+    };
+}
+
 /// Prints a line to standard error even when the test harness captures output: labs report what
 /// they measured, and a person waiting wants to see them move.
 pub fn note(line: &str) {

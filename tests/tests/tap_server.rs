@@ -107,7 +107,7 @@ fn vlan_accept_all() -> Result<()> {
         from_anna: Some(Some(10)),
         from_berta: None,
         to_anna: true,
-        to_berta: &[b's', b'u'],
+        to_berta: b"su",
     };
     vlan_accept("vlan_accept_all", &case)
 }
@@ -119,7 +119,7 @@ fn vlan_accept_tagged() -> Result<()> {
         from_anna: Some(Some(10)),
         from_berta: Some(20),
         to_anna: true,
-        to_berta: &[b's'],
+        to_berta: b"s",
     };
     vlan_accept("vlan_accept_tagged", &case)
 }
@@ -131,7 +131,7 @@ fn vlan_accept_untagged() -> Result<()> {
         from_anna: None,
         from_berta: None,
         to_anna: false,
-        to_berta: &[b'u'],
+        to_berta: b"u",
     };
     vlan_accept("vlan_accept_untagged", &case)
 }
