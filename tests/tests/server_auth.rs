@@ -168,7 +168,7 @@ fn answers_to_questions() -> Result<()> {
         site.script(
             "verify.sh",
             "#!/bin/sh
-printf '30\\ncrtext\\nCR_TEXT:R,E:Which river?\\n' > \"$auth_pending_file\"
+printf '300\\ncrtext\\nCR_TEXT:R,E:Which river?\\n' > \"$auth_pending_file\"
 exit 2
 ",
         )?;
