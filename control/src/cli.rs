@@ -133,7 +133,9 @@ pub fn help() -> String {
          \n\
          Ringway's own:\n  \
            --ringway-io auto|uring|syscalls       how packets are moved\n  \
-           --ringway-cpus 2,4-7                   CPUs for the packet threads\n\
+           --ringway-cpus 2,4-7                   CPUs for the packet threads\n  \
+           --ringway-push-update [SECONDS]        a server tells connected clients what has changed in\n  \
+                                                  client-config-dir\n\
          \n\
          Signals: TERM and INT end, HUP reads the configuration again, USR1 reconnects,\n\
          USR2 logs statistics.\n\

@@ -24,9 +24,10 @@ pub enum DropReason {
     WrongSource,
     /// The sending key has no packet ids left, or may not be used any more.
     KeyExhausted,
-    /// From TUN: no peer is up to send this packet to.
+    /// For a peer: none is up to send this packet to; for all peers: there is nobody else.
     NoRoute,
-    /// From TUN: larger than can be sent to the peer; a too-big message was returned where possible.
+    /// For a peer: larger than can be sent to it; whoever sent it, a peer or a host behind the device, was
+    /// told where possible.
     TooBig,
     /// From TUN: the outer destination is the peer itself (a routing loop).
     RecursiveRouting,

@@ -19,6 +19,7 @@ fn main() -> std::io::Result<()> {
     data_packets()?;
     glued_datagrams()?;
     super_packets()?;
+    frames()?;
     fragments()?;
     streams()?;
     sessions()?;
@@ -313,6 +314,27 @@ fn super_packets() -> std::io::Result<()> {
     Ok(())
 }
 
+/// Frames without an offload that a switch treats in different ways, by what follows the addresses.
+fn frames() -> std::io::Result<()> {
+    let packet = ip_packet(false, false, 1, &[9; 40]);
+    for (name, start) in [
+        ("arp", &[8, 6][..]),
+        ("priority", &[0x81, 0, 0x60, 0, 8, 0]),
+        ("two-tags", &[0x81, 0, 0, 0, 0x81, 0, 0, 9, 8, 0]),
+        ("cut-tag", &[0x81, 0, 0x60]),
+    ] {
+        let mut input = VnetHdr::default().to_bytes().to_vec();
+        input.extend_from_slice(&[0xff; 6]);
+        input.extend_from_slice(&[2, 0, 0, 0, 0, 1]);
+        input.extend_from_slice(start);
+        if name != "cut-tag" {
+            input.extend_from_slice(&packet);
+        }
+        save("frame", name, &input)?;
+    }
+    Ok(())
+}
+
 /// A packet between two hosts, with a tag or without.
 fn in_frame(tag: bool, packet: &[u8]) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
@@ -411,7 +433,11 @@ fn fragments() -> std::io::Result<()> {
     let [forward, backward] = inputs;
     save("fragment", "forward", &forward)?;
     save("fragment", "backward", &backward)?;
-    save("fragment", "whole", &[200, 0, 3, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8])
+    save(
+        "fragment",
+        "whole",
+        &[200, 0, 3, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8],
+    )
 }
 
 fn servers() -> std::io::Result<()> {

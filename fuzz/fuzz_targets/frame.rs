@@ -85,24 +85,59 @@ fn answers(frame: &[u8], link: usize) {
     }
 }
 
+/// The VLAN of the client that sent it.
+const CLIENT: u16 = 7;
+
 fn tags(frame: &[u8]) {
     for accept in [Accept::All, Accept::Tagged, Accept::Untagged] {
-        let port = DevicePort { accept, pvid: 1 };
-        if let Some(from) = port.from_device(frame) {
-            let mut copy = frame.to_vec();
-            let removed = vlan::remove_tag(&mut VnetHdr::default(), &mut copy);
-            assert!(!from.tagged || removed == TAG);
+        for pvid in [1, CLIENT] {
+            let port = DevicePort { accept, pvid };
+            from_device(port, frame);
+            if vlan::from_client(frame) {
+                to_device(port, frame);
+            }
         }
-        if vlan::from_client(frame)
-            && let Some(action) = port.to_device(7, frame)
-        {
-            let mut copy = [&[0; TAG], frame].concat();
-            let Some(at) = vlan::write_tag(action, &mut copy) else {
-                assert_eq!(action, ToDevice::Plain);
-                continue;
-            };
-            let written = Frame::parse(&copy[at..]).expect("a frame");
-            assert_eq!(written.tag().expect("a tag").vid(), 7);
+    }
+}
+
+fn from_device(port: DevicePort, frame: &[u8]) {
+    let tag = Frame::parse(frame).and_then(|frame| frame.tag());
+    let mut copy = frame.to_vec();
+    let removed = vlan::remove_tag(&mut VnetHdr::default(), &mut copy);
+    assert_eq!(removed, tag.map_or(0, |_| TAG));
+    if tag.is_some() {
+        assert_eq!(copy[TAG..], [&frame[..12], &frame[16..]].concat());
+    }
+    let Some(from) = port.from_device(frame) else {
+        return;
+    };
+    let vlan = tag.map_or(0, |tag| tag.vid());
+    assert_eq!(from.tagged, vlan != 0);
+    assert_eq!(from.vlan, if from.tagged { vlan } else { port.pvid });
+}
+
+/// What the device gets of a client's frame is in the client's VLAN and otherwise the same.
+fn to_device(port: DevicePort, frame: &[u8]) {
+    let Some(action) = port.to_device(CLIENT, frame) else {
+        return;
+    };
+    let mut copy = [&[0; TAG], frame].concat();
+    let written = match (action, vlan::write_tag(action, &mut copy)) {
+        (ToDevice::Plain, None) => frame,
+        (ToDevice::Insert(_), Some(0)) => {
+            assert_eq!([&copy[..12], &copy[16..]].concat(), frame);
+            &copy[..]
         }
+        (ToDevice::Change(_), Some(TAG)) => {
+            let changed = &copy[TAG..];
+            assert_eq!(changed[..14], frame[..14]);
+            assert_eq!(changed[14] & 0xf0, frame[14] & 0xf0, "the priority");
+            assert_eq!(changed[16..], frame[16..]);
+            changed
+        }
+        other => panic!("{other:?}"),
+    };
+    if let Some(again) = port.from_device(written) {
+        assert_eq!(again.vlan, CLIENT);
     }
 }

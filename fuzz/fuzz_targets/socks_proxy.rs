@@ -1,21 +1,36 @@
 #![no_main]
-//! Answers of a SOCKS proxy: portions make no difference.
+//! Answers of a SOCKS proxy, and datagrams from it: portions make no difference.
 //!
-//! Layout: whether to log in, length of the portions, the answer.
+//! Layout: what is asked for and whether to log in, length of the portions, the answer.
 
 use libfuzzer_sys::fuzz_target;
-use ringway::proto::proxy::socks::SocksConnect;
+use ringway::proto::proxy::datagram::Peer;
+use ringway::proto::proxy::socks::Socks;
 use ringway_fuzz::proxies::{converse, login};
 
 fuzz_target!(|data: &[u8]| {
-    let [with_login, portion, answer @ ..] = data else {
+    let [choice, portion, answer @ ..] = data else {
         return;
     };
-    let connect = || {
-        let login = (with_login & 1 != 0).then(login);
-        SocksConnect::new("peer.example", 1194, login).expect("it fits")
+    let begin = || {
+        let login = (choice & 1 != 0).then(login);
+        match choice & 2 {
+            0 => Socks::connect("peer.example", 1194, login),
+            _ => Socks::associate(login),
+        }
+        .expect("it fits")
     };
-    let whole = converse(&mut connect(), answer, usize::MAX);
-    let parts = converse(&mut connect(), answer, usize::from(*portion).max(1));
-    assert_eq!(whole, parts);
+    let (mut whole, mut parts) = (begin(), begin());
+    assert_eq!(
+        converse(&mut whole, answer, usize::MAX),
+        converse(&mut parts, answer, usize::from(*portion).max(1))
+    );
+    assert_eq!(whole.bound(), parts.bound());
+
+    let name = if choice & 4 != 0 { "192.0.2.1" } else { "peer.example" };
+    let mut peer = Peer::new(name, 1194, choice & 8 != 0).expect("it fits");
+    if let Some(len) = peer.strip(answer) {
+        assert!(len <= answer.len());
+        assert_eq!(peer.strip(answer), Some(len));
+    }
 });

@@ -1,8 +1,13 @@
-//! A small HTTP (CONNECT) and SOCKS5 proxy for labs, which asks for a login as it is told.
+//! A small HTTP (CONNECT) and SOCKS5 (CONNECT, UDP ASSOCIATE) proxy for labs, which asks for a login as
+//! it is told.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{
+    IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket,
+};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use base64::Engine as _;
@@ -103,7 +108,7 @@ pub fn run(options: &Options) -> Result<()> {
 fn serve(mut near: TcpStream, kind: Kind, open: &Mutex<Vec<TcpStream>>) -> Result<()> {
     let far = match kind {
         Kind::Http | Kind::HttpBasic | Kind::HttpDigest => http(&mut near, kind)?,
-        Kind::Socks | Kind::SocksLogin => Some(socks(&mut near, kind)?),
+        Kind::Socks | Kind::SocksLogin => socks(&mut near, kind, open)?,
     };
     let Some(far) = far else { return Ok(()) };
     if let Ok(mut open) = open.lock() {
@@ -190,12 +195,18 @@ fn digest_fits(login: &str, place: &str) -> bool {
     response == md5(format!("{a1}:{NONCE}:{nc}:{cnonce}:auth:{a2}"))
 }
 
-fn socks(near: &mut TcpStream, kind: Kind) -> Result<TcpStream> {
-    let take = |near: &mut TcpStream, count: usize| -> Result<Vec<u8>> {
-        let mut bytes = vec![0; count];
-        near.read_exact(&mut bytes)?;
-        Ok(bytes)
-    };
+fn take(near: &mut impl Read, count: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; count];
+    near.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A connection, or nothing after datagrams have been passed on until the end of this one.
+fn socks(
+    near: &mut TcpStream,
+    kind: Kind,
+    open: &Mutex<Vec<TcpStream>>,
+) -> Result<Option<TcpStream>> {
     let hello = take(near, 2)?;
     let methods = take(near, usize::from(hello[1]))?;
     let wanted = if kind == Kind::SocksLogin { 2 } else { 0 };
@@ -213,26 +224,115 @@ fn socks(near: &mut TcpStream, kind: Kind) -> Result<TcpStream> {
         near.write_all(&[1, u8::from(!good)])?;
         ensure!(good, "wrong password");
     }
-    let request = take(near, 4)?;
-    ensure!(request[..3] == [5, 1, 0], "not CONNECT");
-    let host = match request[3] {
+    let request = take(near, 3)?;
+    let (host, port) = place(near)?;
+    match request[..] {
+        [5, 1, 0] => {
+            let far = TcpStream::connect((host.as_str(), port));
+            let code = if far.is_ok() { 0 } else { 5 };
+            near.write_all(&[5, code, 0, 1, 0, 0, 0, 0, 0, 0])?;
+            far.with_context(|| format!("connecting to {host}:{port}"))
+                .map(Some)
+        }
+        [5, 3, 0] => {
+            if let Ok(mut open) = open.lock() {
+                open.push(near.try_clone()?);
+            }
+            associate(near).map(|()| None)
+        }
+        _ => bail!("neither CONNECT nor UDP ASSOCIATE: {request:?}"),
+    }
+}
+
+/// Kind, address and port (RFC 1928 §5).
+fn place(bytes: &mut impl Read) -> Result<(String, u16)> {
+    let host = match take(bytes, 1)?[0] {
         1 => {
-            let bytes: [u8; 4] = take(near, 4)?.try_into().unwrap_or_default();
-            std::net::IpAddr::from(bytes).to_string()
+            let ip: [u8; 4] = take(bytes, 4)?.try_into().unwrap_or_default();
+            IpAddr::from(ip).to_string()
         }
         4 => {
-            let bytes: [u8; 16] = take(near, 16)?.try_into().unwrap_or_default();
-            std::net::IpAddr::from(bytes).to_string()
+            let ip: [u8; 16] = take(bytes, 16)?.try_into().unwrap_or_default();
+            IpAddr::from(ip).to_string()
         }
-        _ => {
-            let length = take(near, 1)?[0];
-            String::from_utf8(take(near, usize::from(length))?)?
+        3 => {
+            let length = take(bytes, 1)?[0];
+            String::from_utf8(take(bytes, usize::from(length))?)?
         }
+        kind => bail!("an address of kind {kind}"),
     };
-    let port = take(near, 2)?;
-    let port = u16::from_be_bytes([port[0], port[1]]);
-    let far = TcpStream::connect((host.as_str(), port));
-    let code = if far.is_ok() { 0 } else { 5 };
-    near.write_all(&[5, code, 0, 1, 0, 0, 0, 0, 0, 0])?;
-    far.with_context(|| format!("connecting to {host}:{port}"))
+    let port = take(bytes, 2)?;
+    Ok((host, u16::from_be_bytes([port[0], port[1]])))
+}
+
+fn written(place: SocketAddr) -> Vec<u8> {
+    let mut bytes = match place.ip().to_canonical() {
+        IpAddr::V4(ip) => [&[1][..], &ip.octets()].concat(),
+        IpAddr::V6(ip) => [&[4][..], &ip.octets()].concat(),
+    };
+    bytes.extend(place.port().to_be_bytes());
+    bytes
+}
+
+/// Passes datagrams of the client's address on as long as the connection is open (RFC 1928 §7).
+fn associate(control: &mut TcpStream) -> Result<()> {
+    let near = UdpSocket::bind((control.local_addr()?.ip(), 0))?;
+    // Both families.
+    let far = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?;
+    for socket in [&near, &far] {
+        socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+    }
+    control.write_all(&[&[5, 0, 0][..], &written(near.local_addr()?)].concat())?;
+    let who = control.peer_addr()?.ip();
+    let (over, client) = (AtomicBool::new(false), Mutex::new(None));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut buffer = vec![0; 1 << 16];
+            while !over.load(Relaxed) {
+                match near.recv_from(&mut buffer) {
+                    Ok((len, from)) if from.ip() == who => {
+                        if let Ok(mut client) = client.lock() {
+                            *client = Some(from);
+                        }
+                        if let Err(error) = pass_on(&buffer[..len], &far) {
+                            eprintln!("proxy: {error:#}");
+                        }
+                    }
+                    Ok(_) | Err(_) => {}
+                }
+            }
+        });
+        scope.spawn(|| {
+            let mut buffer = vec![0; 1 << 16];
+            while !over.load(Relaxed) {
+                let Ok((len, from)) = far.recv_from(&mut buffer) else {
+                    continue;
+                };
+                let to = client.lock().ok().and_then(|client| *client);
+                if let Some(to) = to {
+                    let datagram = [&[0; 3][..], &written(from), &buffer[..len]].concat();
+                    let _ = near.send_to(&datagram, to);
+                }
+            }
+        });
+        // Until it ends, in whatever way.
+        let _ = control.read(&mut [0; 1]);
+        over.store(true, Relaxed);
+    });
+    Ok(())
+}
+
+fn pass_on(mut datagram: &[u8], far: &UdpSocket) -> Result<()> {
+    let start = take(&mut datagram, 3)?;
+    ensure!(start == [0; 3], "a datagram that begins with {start:?}");
+    let (host, port) = place(&mut datagram)?;
+    let mut places = (host.as_str(), port).to_socket_addrs()?;
+    // A name of this machine has addresses of both families; servers of labs have the first one.
+    let place = places.find(|place| place.is_ipv4() || host.contains(':'));
+    let ip = match place.context("no address")?.ip() {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    };
+    far.send_to(datagram, (ip, port))?;
+    Ok(())
 }

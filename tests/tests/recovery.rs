@@ -25,7 +25,7 @@ fn the_server_end_is_killed_and_restarted() -> Result<()> {
         let mut link = spec.start()?;
         link.check(|link| {
             link.server.kill();
-            std::thread::sleep(Duration::from_millis(300));
+            // At once, as a service manager would: the port is still held for a moment.
             link.server.start_again()?;
             recovered(link, "server end killed and restarted")
         })?;
@@ -47,7 +47,7 @@ fn the_client_end_is_killed_and_restarted() -> Result<()> {
         let mut link = spec.start()?;
         link.check(|link| {
             link.client.kill();
-            std::thread::sleep(Duration::from_millis(300));
+            // At once, as a service manager would: the port is still held for a moment.
             link.client.start_again()?;
             recovered(link, "client end killed and restarted")
         })?;

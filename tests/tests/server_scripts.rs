@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
+use ringway_lab::command::POLL;
 use ringway_lab::link::Wrap;
 use ringway_lab::peer::{Peer, UP};
 use ringway_lab::site::{ClientSpec, SOON, Site, SiteSpec, each_server, programs};
@@ -235,6 +237,51 @@ fn steady(name: &str, value: &str) -> String {
         }
         _ => value.to_owned(),
     }
+}
+
+/// `tls-export-cert`: a script sees each certificate of a client while it runs, also that of one it
+/// refuses, and nothing stays.
+#[test]
+fn certificates_in_files() -> Result<()> {
+    each_server("certificates_in_files", |server| {
+        let mut site = SiteSpec::new(server)
+            .line("script-security 2")
+            .line("tls-export-cert %F/export")
+            .line("tls-verify %F/verify.sh")
+            .line("keepalive 1 10")
+            .prepare()?;
+        site.script(
+            "verify.sh",
+            "#!/bin/sh
+openssl verify -CAfile %F/pki/ca.crt \"$peer_cert\" > %F/verified-$1 || exit 2
+case \"$peer_cert\" in %F/export/*) ;; *) exit 3 ;; esac
+openssl x509 -noout -subject -in \"$peer_cert\" >> %F/subjects
+case $2 in *berta) exit 1 ;; esac
+",
+        )?;
+        std::fs::create_dir(site.lab.folder().join("export"))?;
+        site.start_server()?;
+        site.check(|site| {
+            site.join(&ClientSpec::new(Peer::OpenVpn, 0, "anna"))?;
+            site.carries(0)?;
+            let refused = ClientSpec::new(Peer::OpenVpn, 1, "berta");
+            site.launch(&refused)?;
+            let subjects = site.wait_text("subjects", |text| text.contains("berta"))?;
+            ensure!(subjects.contains("anna"), "{subjects}");
+            ensure!(site.clients[1].count(UP) == 0, "a refused client is in");
+            for depth in ["0", "1"] {
+                let said = site.text(&format!("verified-{depth}"));
+                ensure!(said.trim().ends_with(": OK"), "depth {depth}: {said}");
+            }
+            let export = site.lab.folder().join("export");
+            let begun = Instant::now();
+            while std::fs::read_dir(&export)?.count() > 0 {
+                ensure!(begun.elapsed() < SOON, "a certificate stays");
+                std::thread::sleep(POLL);
+            }
+            Ok(())
+        })
+    })
 }
 
 #[test]

@@ -17,9 +17,6 @@ const ESTABLISHED: u32 = 10;
 /// How much nicer the storm's thread is than the server and the established peers: its cryptography
 /// stands for that of many machines.
 const NICE: u8 = 10;
-/// How often a server that was killed is started, and the pause between two starts.
-const STARTS: u32 = 20;
-const PAUSE: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// First beside some established peers, whose round trips are compared with quiet ones; then the
@@ -50,7 +47,8 @@ pub(super) fn run(program: &Program, scale: Scale) -> Result<Values> {
     let during = p99(&established)?;
     drop(established);
     rig.server.kill();
-    start_again(&mut rig)?;
+    rig.server.start_again()?;
+    rig.server.wait_up(Duration::from_secs(30))?;
     storm.reconnect(usize::MAX);
     // The order is done before this one.
     storm.report()?;
@@ -60,21 +58,6 @@ pub(super) fn run(program: &Program, scale: Scale) -> Result<Values> {
         (Measure::StormP99, during),
         (Measure::StormDelay, during / quiet),
     ])
-}
-
-/// As a service manager would, until it comes up: after a kill the kernel may hold the port of an
-/// io_uring for a moment longer than the process.
-fn start_again(rig: &mut Rig) -> Result<()> {
-    let mut outcome = Ok(());
-    for _ in 0..STARTS {
-        rig.server.start_again()?;
-        outcome = rig.server.wait_up(Duration::from_secs(30)).map(drop);
-        if outcome.is_ok() || rig.server.is_running() {
-            break;
-        }
-        std::thread::sleep(PAUSE);
-    }
-    outcome
 }
 
 fn p99(swarm: &Swarm) -> Result<f64> {

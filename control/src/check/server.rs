@@ -34,10 +34,16 @@ pub(super) fn check(options: &Options, server: &ServerOptions, findings: &mut Ve
         }
         pool_file(&persist.path, findings);
     }
+    let root = options.chroot.as_deref();
+    let export = server.tls_export_cert.as_ref().map(|folder| {
+        let inside = folder.path.strip_prefix("/").unwrap_or(&folder.path);
+        root.map_or_else(|| folder.path.clone(), |root| root.join(inside))
+    });
     let share = server.port_share.as_ref().and_then(|s| s.dir.as_deref());
     for (option, directory) in [
         ("tmp-dir", Some(server.tmp_dir.as_path())),
         ("port-share", share),
+        ("tls-export-cert", export.as_deref()),
     ] {
         if let Some(directory) = directory
             && (!directory.is_dir() || access(directory, AccessFlags::W_OK).is_err())
@@ -242,6 +248,10 @@ mod tests {
             (
                 "tmp-dir /nonexistent".to_owned(),
                 "tmp-dir: cannot write into /nonexistent",
+            ),
+            (
+                "tls-verify /bin/true\ntls-export-cert /tmp\nchroot /nonexistent".to_owned(),
+                "tls-export-cert: cannot write into /nonexistent/tmp",
             ),
             (
                 "client-connect /nonexistent/script".to_owned(),

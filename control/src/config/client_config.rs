@@ -7,9 +7,10 @@
 //! The grammar is that of configuration files; the table of options says what may stand there. A
 //! fault concerns the one client: its text must never stop the server.
 
+use std::fs::Metadata;
 use std::io::Read as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::diagnostic::Diagnostic;
@@ -74,16 +75,21 @@ pub fn for_client(
     common_name: &str,
     exclusive: bool,
 ) -> Result<Option<Read>, Diagnostic> {
-    let own = file_name(common_name).map(|name| directory.join(name));
-    let default = (!exclusive).then(|| directory.join(DEFAULT));
-    match [own, default]
-        .into_iter()
-        .flatten()
-        .find(|path| path.is_file())
-    {
-        Some(path) => load(&path).map(Some),
+    match find(directory, common_name, exclusive) {
+        Some((path, _)) => load(&path).map(Some),
         None => Ok(None),
     }
+}
+
+/// The file that [`for_client`] reads, without reading it.
+pub fn find(directory: &Path, common_name: &str, exclusive: bool) -> Option<(PathBuf, Metadata)> {
+    let own = file_name(common_name).map(|name| directory.join(name));
+    let default = (!exclusive).then(|| directory.join(DEFAULT));
+    let file = |path: PathBuf| {
+        let metadata = path.metadata().ok().filter(Metadata::is_file)?;
+        Some((path, metadata))
+    };
+    [own, default].into_iter().flatten().find_map(file)
 }
 
 /// Reads one file of `client-config-dir`.

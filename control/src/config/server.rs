@@ -7,7 +7,7 @@ use ringway_dataplane::framing::Framing;
 use ringway_dataplane::key_slot::Cipher;
 
 use super::options::{Inactive, Script};
-use super::position::Source;
+use super::position::{Position, Source};
 use crate::tls::VerifyClientCert;
 
 /// Options of `mode server`; `server`, `server-ipv6` and `server-bridge` are already written out
@@ -34,6 +34,8 @@ pub struct ServerOptions {
     pub client_config_dir: Option<PathBuf>,
     /// Clients without a file are refused.
     pub ccd_exclusive: bool,
+    /// `ringway-push-update`: seconds between two looks at the file of a connected client.
+    pub push_update: Option<u32>,
     /// Clients reach each other inside the daemon.
     pub client_to_client: bool,
     /// Several clients may have one common name.
@@ -73,6 +75,8 @@ pub struct ServerOptions {
     pub learn_address: Option<Script>,
     /// For each certificate of a client.
     pub tls_verify: Option<Script>,
+    /// Where that script finds the certificate.
+    pub tls_export_cert: Option<ExportFolder>,
     /// For the metadata in a client's key.
     pub tls_crypt_v2_verify: Option<Script>,
     /// Oldest client key taken, in days (`tls-crypt-v2-max-age`).
@@ -107,6 +111,7 @@ impl Default for ServerOptions {
             push: Vec::new(),
             client_config_dir: None,
             ccd_exclusive: false,
+            push_update: None,
             client_to_client: false,
             duplicate_cn: false,
             max_clients: 1024,
@@ -129,6 +134,7 @@ impl Default for ServerOptions {
             client_disconnect: None,
             learn_address: None,
             tls_verify: None,
+            tls_export_cert: None,
             tls_crypt_v2_verify: None,
             tls_crypt_v2_max_age: None,
             client_crresponse: None,
@@ -194,6 +200,15 @@ pub struct Rate {
     pub n: u32,
     /// In how many seconds.
     pub seconds: u32,
+}
+
+/// `tls-export-cert`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExportFolder {
+    /// The folder; with `chroot` it is inside.
+    pub path: PathBuf,
+    /// Where it is named.
+    pub position: Position,
 }
 
 /// How a script gets a user name and password.

@@ -33,9 +33,11 @@ use crate::config::options::{Connection, Options, Proto};
 use crate::config::pushed::{self, PulledOptions, PushOutcome};
 use crate::host::script::Hook;
 use crate::host::signals::Signal;
+use crate::host::socks_relay::SocksRelay;
 use crate::log;
 use crate::proto::Now;
 use crate::proto::TlsRole;
+use crate::proto::mssfix::WireShape;
 use crate::proto::negotiate::Negotiated;
 use crate::proto::peer_info::extensions;
 use crate::proto::push::{Advance, ControlMessage};
@@ -361,20 +363,21 @@ impl<'p> Attempt<'p> {
     }
 
     fn connected(&mut self, endpoint: Endpoint, common_name: String, tls: &str) {
+        let outside = self.link.outside(endpoint);
         log::notice!("Control Channel: {tls}");
         log::notice!(
             "[{common_name}] Peer Connection Initiated with {}",
-            setup::address_text(endpoint.remote)
+            setup::address_text(outside.remote)
         );
         self.peer = Some(endpoint);
         self.common_name = common_name;
         if self.up {
             log_recovery(self.keepalive.last_data());
         }
-        self.program.note_peer(endpoint);
+        self.program.note_peer(outside);
         self.program
             .note_certificates(&self.common_name, self.tunnel.tls());
-        self.program.run_ipchange(endpoint);
+        self.program.run_ipchange(outside);
     }
 
     fn set_peer(&mut self, negotiated: Negotiated) {
@@ -404,7 +407,12 @@ impl<'p> Attempt<'p> {
             return;
         };
         let connection = &self.target.connection;
-        let shape = setup::wire_shape(negotiated, connection, endpoint, self.options.dev_type);
+        let outside = self.link.outside(endpoint);
+        let proxy_header = self.link.relay().map_or(0, SocksRelay::header_len);
+        let shape = WireShape {
+            proxy_header,
+            ..setup::wire_shape(negotiated, connection, outside, self.options.dev_type)
+        };
         let (mss_v4, mss_v6) = shape.mss(setup::mssfix(connection.mssfix));
         let config = PeerConfig {
             endpoint,
@@ -415,7 +423,7 @@ impl<'p> Attempt<'p> {
             fragment: setup::fragment(&shape, connection),
             mss_v4,
             mss_v6,
-            segment_to: self.segment_to(negotiated, endpoint),
+            segment_to: self.segment_to(negotiated, outside, proxy_header),
             replay_window: self.options.replay_window.packets,
             replay_time: self.options.replay_window.seconds,
             passtos: self.options.passtos,
@@ -429,7 +437,7 @@ impl<'p> Attempt<'p> {
     }
 
     /// What the path to a peer that joins segments takes whole; 0 for any other peer.
-    fn segment_to(&self, negotiated: &Negotiated, endpoint: Endpoint) -> u16 {
+    fn segment_to(&self, negotiated: &Negotiated, endpoint: Endpoint, proxy_header: usize) -> u16 {
         if endpoint.stream.is_some() || negotiated.extensions & extensions::JOINS_SEGMENTS == 0 {
             return 0;
         }
@@ -437,7 +445,8 @@ impl<'p> Attempt<'p> {
         let headers = if endpoint.remote.is_ipv6() { 48 } else { 28 };
         // A route that is not known now only means that nothing is cut.
         let mtu = UdpSocket::path_mtu(&config, endpoint.remote).unwrap_or(0);
-        u16::try_from(mtu.saturating_sub(headers)).unwrap_or(u16::MAX)
+        let room = (mtu as usize).saturating_sub(headers + proxy_header);
+        u16::try_from(room).unwrap_or(u16::MAX)
     }
 
     fn data_channel_up(&mut self) {
@@ -459,7 +468,7 @@ impl<'p> Attempt<'p> {
     }
 
     fn open_interface(&mut self) -> Result<(), Ending> {
-        let remote = self.peer.map(|e| e.remote.ip());
+        let remote = self.peer.map(|e| self.link.outside(e).remote.ip());
         self.program
             .open_interface(&self.options, &self.target.connection, remote)?;
         self.attach_interface();
@@ -489,7 +498,7 @@ impl<'p> Attempt<'p> {
     }
 
     fn install_routes(&mut self) {
-        let remote = self.peer.map(|e| e.remote.ip());
+        let remote = self.peer.map(|e| self.link.outside(e).remote.ip());
         let errors = match &mut self.program.interface {
             Some(interface) => interface.add_routes(&self.options, remote, &mut self.program.env),
             None => 0,
@@ -624,6 +633,11 @@ impl<'p> Attempt<'p> {
     fn tick(&mut self, now: Now) {
         self.program.chores(now);
         self.warn_of_drops(now.instant);
+        if self.link.relay().is_some_and(SocksRelay::has_ended) {
+            log::notice!(in Link, "the proxy has closed its connection and forwards no more, restarting");
+            self.end(Ending::RESTART, Cause::Reason("proxy-error"));
+            return;
+        }
         if let Some(leaving) = &self.leaving {
             let over = now.instant >= leaving.until || (leaving.control && self.tunnel.all_acked());
             if over {
@@ -805,7 +819,7 @@ fn start_workers(program: &mut Program, prepared: &Prepared) -> Result<Workers, 
     let options = &program.options;
     let config = setup::worker_options(options);
     let mut workers = match prepared {
-        Prepared::Udp(sockets) => {
+        Prepared::Udp(sockets) | Prepared::Relayed(sockets, ..) => {
             let clones = sockets.iter().map(UdpSocket::try_clone);
             let clones = clones
                 .collect::<Result<_, _>>()
@@ -848,6 +862,9 @@ fn begin_link(
         let waits = config.role == TlsRole::Server && target.connection.proto == Proto::TcpServer;
         config.remote = Some(endpoint).filter(|_| !waits);
         config.float |= waits;
+    }
+    if let Some(relay) = link.relay() {
+        config.remote = Some(Endpoint::new(relay.entrance()));
     }
     let command = link
         .hand_over(target)

@@ -12,11 +12,13 @@ use nix::sys::socket::{MsgFlags, recv};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::attempt::now;
+use super::port::Patience;
 use super::remotes::Target;
 use super::{Cause, Ending, Program, report, setup};
-use crate::config::options::{Family, Options};
+use crate::config::options::{Family, Options, Proto};
 use crate::host::signals::Signal;
 use crate::log;
+use crate::proto::proxy::socks::Socks;
 use crate::proto::proxy::{Handshake, Step};
 use crate::proto::tunnel::Counters;
 
@@ -53,6 +55,33 @@ pub(super) fn connect(
     }
 }
 
+/// Calls the SOCKS proxy and asks it to pass datagrams on: the connection, which is to be kept, and
+/// where the proxy takes datagrams.
+///
+/// # Errors
+/// How the attempt ends: a signal, a refusal, no answer within `connect-timeout`.
+pub(super) fn associate(
+    program: &mut Program,
+    target: &Target,
+    local: Option<IpAddr>,
+    request: &mut Socks,
+) -> Result<(TcpStream, SocketAddr), Ending> {
+    let Some(proxy) = target.remote else {
+        return Err(Ending::fatal("socks-proxy needs a remote to send to"));
+    };
+    let until = Instant::now() + Duration::from_secs(target.connection.connect_timeout);
+    let stream = call(program, target, proxy, local, until)?;
+    talk(program, &stream, request, until)?;
+    match request.bound() {
+        Some(to) if to.ip().is_unspecified() => Ok((stream, (proxy.ip(), to.port()).into())),
+        Some(to) => Ok((stream, to)),
+        None => {
+            log::notice!(in Link, "proxy: it names no address for datagrams");
+            Err(failed(program, "proxy-error"))
+        }
+    }
+}
+
 /// Opens the port to wait at.
 ///
 /// # Errors
@@ -63,7 +92,7 @@ pub(super) fn listen(
     local: Option<IpAddr>,
 ) -> Result<TcpListener, String> {
     let connection = &target.connection;
-    let bind = |ip: IpAddr| -> io::Result<TcpListener> {
+    let try_bind = |ip: IpAddr| -> io::Result<TcpListener> {
         let socket = open(options, SocketAddr::new(ip, connection.lport))?;
         if ip.is_ipv6() {
             let only = connection.bind_ipv6only || connection.family == Family::V6;
@@ -73,6 +102,8 @@ pub(super) fn listen(
         socket.listen(BACKLOG)?;
         Ok(socket.into())
     };
+    let mut patience = Patience::new();
+    let mut bind = |ip| patience.bind(|| try_bind(ip));
     let bound = match (local, connection.family) {
         (Some(ip), _) => bind(ip),
         (None, Family::V4) => bind(Ipv4Addr::UNSPECIFIED.into()),
@@ -201,13 +232,19 @@ fn begin_call(
     local: Option<IpAddr>,
 ) -> io::Result<(Socket, bool)> {
     let socket = open(options, remote)?;
-    if target.connection.bind {
+    // Beside datagrams the port is theirs; a proxy may insist on one address for both.
+    let port = match target.connection.proto {
+        Proto::Udp => local.map(|_| 0),
+        Proto::TcpClient | Proto::TcpServer => {
+            target.connection.bind.then_some(target.connection.lport)
+        }
+    };
+    if let Some(port) = port {
         let any = match remote {
             SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         };
-        let own = SocketAddr::new(local.unwrap_or(any), target.connection.lport);
-        socket.bind(&own.into())?;
+        socket.bind(&SocketAddr::new(local.unwrap_or(any), port).into())?;
     }
     match socket.connect(&remote.into()) {
         Ok(()) => Ok((socket, true)),
@@ -299,7 +336,8 @@ fn lost(program: &mut Program, error: &io::Error) -> Ending {
     failed(program, "proxy-error")
 }
 
-fn failed(program: &mut Program, reason: &'static str) -> Ending {
+/// An attempt that ends because there is no connection.
+pub(super) fn failed(program: &mut Program, reason: &'static str) -> Ending {
     program.cause = Cause::Reason(reason);
     Ending::RESTART
 }

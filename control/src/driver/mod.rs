@@ -6,6 +6,7 @@
 //!   interface.rs the TUN device, its addresses, its routes, the scripts
 //!   remotes.rs   where to connect next            keepalive.rs  pings and silence
 //!   dial.rs      TCP connections                  proxies.rs    and who lies between
+//!   port.rs      ports that are still in use
 //!   setup.rs     options -> what each part needs   report.rs     statistics, status file
 //! ```
 
@@ -16,6 +17,7 @@ mod dial;
 mod interface;
 mod keepalive;
 mod link;
+mod port;
 mod proxies;
 mod remotes;
 mod report;
@@ -48,7 +50,6 @@ use crate::cli::TunRequest;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::dns::Dns;
 use crate::config::options::{Connection, Options, RemapSignal, Wrap};
-use crate::config::proxy::Proxy;
 use crate::config::pushed::PulledOptions;
 use crate::config::server::ServerOptions;
 use crate::config::{self, Loaded};
@@ -172,30 +173,8 @@ pub fn remove_tun(request: &TunRequest) -> Result<(), String> {
     devices::remove(request)
 }
 
-/// What a configuration may ask for but no driver does.
-fn not_driven(options: &Options) -> Option<String> {
-    if options.server.is_some() {
-        return None;
-    }
-    options.connections.iter().find_map(|connection| {
-        let Some(Proxy::Socks(socks)) = &connection.proxy else {
-            return None;
-        };
-        let over_udp = !connection.proto.is_tcp();
-        over_udp.then(|| {
-            format!(
-                "{}: socks-proxy: carries TCP only here; use proto tcp-client",
-                socks.position
-            )
-        })
-    })
-}
-
 fn run_configured(loaded: Loaded, detached: &mut bool) -> Ending {
     let options = loaded.options;
-    if let Some(missing) = not_driven(&options) {
-        return Ending::fatal(missing);
-    }
     if let Err(error) = options
         .cd
         .as_deref()

@@ -4,9 +4,10 @@ use crate::config::options::{Connection, Credentials, Options};
 use crate::config::position::FileOrInline;
 use crate::config::proxy::{HttpProxyAuth, Proxy};
 use crate::host::password::{self, CredentialSource};
+use crate::proto::proxy::datagram::Peer;
 use crate::proto::proxy::http::{HttpConnect, HttpRequest, Method};
-use crate::proto::proxy::socks::SocksConnect;
-use crate::proto::proxy::{Handshake, Login};
+use crate::proto::proxy::socks::Socks;
+use crate::proto::proxy::{Handshake, Login, ProxyError};
 
 /// User names and passwords for proxies, read at start: later files may be out of reach, and nobody
 /// is there to ask.
@@ -71,7 +72,7 @@ impl ProxyLogins {
         let http = match proxy {
             Proxy::Http(http) => http,
             Proxy::Socks(socks) => {
-                let handshake = SocksConnect::new(host, connection.rport, login)
+                let handshake = Socks::connect(host, connection.rport, login)
                     .map_err(|error| format!("{}: socks-proxy: {error}", socks.position))?;
                 return Ok(Some(Box::new(handshake)));
             }
@@ -92,5 +93,22 @@ impl ProxyLogins {
             login: method.zip(login),
         };
         Ok(Some(Box::new(HttpConnect::new(request, rand::random()))))
+    }
+
+    /// What is to be said to the SOCKS proxy of this place so that it passes datagrams on to the peer,
+    /// and how each of them begins.
+    ///
+    /// # Errors
+    /// One line: a host name or a login that the protocol has no room for.
+    pub(super) fn association(&self, connection: &Connection) -> Result<(Socks, Peer), String> {
+        let (Some(proxy @ Proxy::Socks(socks)), Some(host)) =
+            (&connection.proxy, &connection.remote)
+        else {
+            return Err("socks-proxy: needs a remote to send to".to_owned());
+        };
+        let fail = |error: ProxyError| format!("{}: socks-proxy: {error}", socks.position);
+        let login = self.get(proxy).cloned();
+        let peer = Peer::new(host, connection.rport, connection.float).map_err(fail)?;
+        Ok((Socks::associate(login).map_err(fail)?, peer))
     }
 }

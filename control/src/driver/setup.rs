@@ -16,6 +16,7 @@ use ringway_tuning::Limits;
 use ringway_tuning::cpu::Cores;
 
 use super::keepalive::KeepaliveConfig;
+use super::port::Patience;
 use super::remotes::Target;
 use crate::config::dns::Dns;
 use crate::config::options::{
@@ -95,7 +96,8 @@ pub(super) fn open_udp(
 ) -> Result<Vec<UdpSocket>, String> {
     let mut config = udp_config(options, target, local);
     let workers = workers(options);
-    let first = UdpSocket::open_group(&config, workers);
+    let mut patience = Patience::new();
+    let first = patience.bind(|| UdpSocket::open_group(&config, workers));
     let either = target.remote.is_none()
         && local.is_none()
         && target.connection.family == Family::Any
@@ -103,7 +105,8 @@ pub(super) fn open_udp(
     if first.is_err() && either {
         config.family = UdpFamily::V4;
         // The same fault again is the one to tell: a port in use, say.
-        return UdpSocket::open_group(&config, workers).map_err(|e| e.to_string());
+        let second = patience.bind(|| UdpSocket::open_group(&config, workers));
+        return second.map_err(|e| e.to_string());
     }
     first.map_err(|e| e.to_string())
 }
@@ -292,6 +295,7 @@ pub(super) fn wire_shape(
             DeviceKind::Tun => 0,
             DeviceKind::Tap => TAP_MTU_EXTRA,
         },
+        proxy_header: 0,
     }
 }
 

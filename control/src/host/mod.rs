@@ -26,5 +26,6 @@ pub mod routes;
 pub mod script;
 pub mod server_scripts;
 pub mod signals;
+pub mod socks_relay;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -53,6 +53,8 @@ pub struct WireShape {
     pub fragment: bool,
     /// `tun-mtu-extra`: 32 for tap, 0 for tun.
     pub tun_mtu_extra: u16,
+    /// Bytes of a SOCKS proxy's header in front of each datagram.
+    pub proxy_header: usize,
 }
 
 impl WireShape {
@@ -136,7 +138,7 @@ impl WireShape {
             Cipher::None => 4 + self.digest.len(),
             _ => BLOCK + self.digest.len(),
         };
-        header + length + crypto
+        self.proxy_header + header + length + crypto
     }
 
     /// Bytes between the packet crypto and the inner packet.
@@ -171,6 +173,7 @@ mod tests {
         framing: Framing::None,
         fragment: false,
         tun_mtu_extra: 0,
+        proxy_header: 0,
     };
 
     fn cbc(digest: Digest) -> WireShape {
@@ -291,7 +294,7 @@ mod tests {
             proptest::sample::select(ciphers.to_vec()),
             proptest::sample::select(digests.to_vec()),
             proptest::sample::select(framings.to_vec()),
-            any::<[bool; 5]>(),
+            any::<[bool; 6]>(),
         )
             .prop_map(|(cipher, digest, framing, bits)| WireShape {
                 cipher,
@@ -306,6 +309,7 @@ mod tests {
                 outer_v6: bits[3],
                 fragment: bits[4],
                 tun_mtu_extra: 0,
+                proxy_header: if bits[5] { 22 } else { 0 },
             })
     }
 

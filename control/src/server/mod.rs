@@ -11,6 +11,7 @@
 //!  what it gets      pool        addresses      <-> pool_file   who had which
 //!                    addresses   pool or ifconfig-push, by topology
 //!                    push        lines of the PUSH_REPLY
+//!                    update      what has changed in them, for a PUSH_UPDATE
 //!  what belongs to it  routes    addresses and networks -> client, changes for the data plane
 //!  what others learn env         what a client says of itself, for scripts
 //!                    status      status file
@@ -27,3 +28,4 @@ pub mod push;
 pub mod routes;
 pub mod status;
 pub mod token;
+pub mod update;

@@ -435,6 +435,25 @@ fn tokens_updates_and_orders_reach_connected_clients() {
 }
 
 #[test]
+fn an_update_before_the_options_comes_after_them() {
+    let mut crowd = Crowd::new(7, CLEAN, fixed(&wraps()[2]), Transport::Udp);
+    let client = crowd.add(wraps()[2].clone(), |c| {
+        c.peer_info = peer_info(iv_proto::PULL & !iv_proto::REQUEST_PUSH);
+    });
+    crowd.run_while(60 * S, |c| {
+        c.instances.values().all(|i| i.negotiated.is_none())
+    });
+    let at = crowd.clients[client].address;
+    assert!(crowd.clients[client].pushed.is_empty());
+    crowd.command(at, Command::PushUpdate(vec!["-route".into()]));
+    crowd.run_while(60 * S, |c| !c.all_connected());
+    crowd.command(at, Command::PushUpdate(vec!["-dns".into()]));
+    crowd.run(crowd.time + 20 * S);
+    assert_eq!(crowd.clients[client].pushed.len(), 1);
+    assert_eq!(crowd.clients[client].updates, [["-route"], ["-dns"]]);
+}
+
+#[test]
 fn updates_replace_what_was_pushed() {
     let mut crowd = Crowd::new(9, BAD, fixed(&wraps()[2]), Transport::Udp);
     crowd.habits.push = vec!["route 10.200.0.0 255.255.0.0".into(), "ping 10".into()];

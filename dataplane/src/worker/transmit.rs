@@ -13,10 +13,9 @@
 //! closed (sealed and queued) when the next one does not fit in, and at the end of the batch.
 
 mod fragmented;
+mod refused;
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use super::engine::Engine;
 use super::receive::write_one;
@@ -36,21 +35,9 @@ use crate::offload::vnet_hdr::VnetHdr;
 use crate::peer::PeerTable;
 use crate::pool::{Failures, MAX_DATAGRAM, MAX_SEGMENTS, MAX_SENDS, SEND_SLAB, SendOp, TunMessage};
 use crate::stream::{self, PREFIX};
-use crate::sys::cmsg::SendHead;
-use crate::udp;
 
 /// Sealed bytes after which sends are flushed, so that they are still in the cache.
 const FLUSH_BYTES: usize = 192 * 1024;
-
-/// How long a full socket buffer is waited for, once per flush. Longer would stall the other
-/// direction; without it, inner TCP would see losses where a pause is enough.
-const SEND_PATIENCE: Duration = Duration::from_millis(1);
-
-/// Seconds for which datagrams that GSO refused for their size stay out of GSO.
-const GSO_LIMIT_LIFETIME: u32 = 60;
-
-/// No IPv6 link is smaller, so a GSO send of smaller datagrams is not refused for their size.
-const SMALLEST_MTU: usize = 1280;
 
 /// Entries of the error queue read at once.
 const MAX_ERRORS: usize = 64;
@@ -281,27 +268,42 @@ impl Transmit {
 
     /// Places the `source`th packet once for each peer that can be sent to, here and by the other
     /// workers, except the one it came from.
+    ///
+    /// # Errors
+    /// [`DropReason::NoRoute`] when there is nobody else, and the device does not get it either. The peers
+    /// of other workers count even while they have no keys: only their worker knows that.
     fn place_for_all(&mut self, source: usize, stage: &mut Stage<'_>) -> Result<(), DropReason> {
         let message = stage.sources[source];
-        if !matches!(stage.slab, Slab::HandedOver(_)) {
+        let first = !matches!(stage.slab, Slab::HandedOver(_));
+        if first {
             for worker in stage.shared.handover.others() {
                 if let Err(reason) = stage.hand_over(worker, &message) {
                     stage.shared.counts.drop(reason, 1);
                 }
             }
         }
+        // Whoever handed it over has counted.
+        let mut wanted = !first;
         for index in 0..stage.peers.slots() {
-            let wanted = stage.peers.peek(index).is_some_and(|peer| {
-                peer.halves.send
-                    && peer.keys.sender_key_id().is_some()
-                    && message.from != Some(peer.handle)
-                    && message.vlan == peer.vlan
-            });
-            if wanted && let Err(reason) = self.place(index, source, stage) {
+            let peer = stage.peers.peek(index);
+            let Some(peer) =
+                peer.filter(|peer| message.from != Some(peer.handle) && message.vlan == peer.vlan)
+            else {
+                continue;
+            };
+            let here = peer.halves.send;
+            if here && peer.keys.sender_key_id().is_none() {
+                continue;
+            }
+            wanted = true;
+            if here && let Err(reason) = self.place(index, source, stage) {
                 stage.shared.counts.drop(reason, 1);
             }
         }
-        Ok(())
+        match wanted || device_has(&message, stage) {
+            true => Ok(()),
+            false => Err(DropReason::NoRoute),
+        }
     }
 
     /// Splits and places the `source`th packet for one peer; what completes a group is sealed.
@@ -529,166 +531,6 @@ impl Transmit {
         });
     }
 
-    /// A send was refused, or not tried because one before it was: try again in a form that the
-    /// kernel may take, or count the loss.
-    fn retry(&mut self, op: &SendOp, errno: i32, patience: &mut bool, stage: &mut Stage<'_>) {
-        let mut errno = errno;
-        if errno == libc::ECANCELED {
-            match self.send_part(op, op.start, op.len, op.gso_size, stage) {
-                Ok(()) => return,
-                Err(first) => errno = first,
-            }
-        }
-        if errno == libc::EAGAIN
-            && std::mem::take(patience)
-            && let Some(udp) = &stage.shared.udp
-        {
-            udp.wait_writable(SEND_PATIENCE);
-        }
-        if udp::is_pending_error(Some(errno)) || errno == libc::EAGAIN {
-            if errno != libc::EAGAIN {
-                self.read_errors(stage.peers, stage.shared);
-            }
-            match self.send_part(op, op.start, op.len, op.gso_size, stage) {
-                Ok(()) => return,
-                Err(again) => errno = again,
-            }
-        }
-        match self.without_local_address(op, errno, stage) {
-            Some(Ok(())) => return,
-            Some(Err(again)) => errno = again,
-            None => {}
-        }
-        let size_or_feature = matches!(errno, libc::EMSGSIZE | libc::EINVAL | libc::EIO);
-        if op.gso_size == 0 || !size_or_feature {
-            self.lose(op, errno, op.datagrams(), stage);
-            return;
-        }
-        // One by one, and let the outcome tell whether GSO or the size was refused.
-        let mut op = *op;
-        let stride = usize::from(op.gso_size);
-        let mut sent = 0;
-        let mut at = op.start;
-        while at < op.start + op.len {
-            let len = stride.min(op.start + op.len - at);
-            match self.send_part(&op, at, len, 0, stage) {
-                Ok(()) => sent += 1,
-                Err(errno) => {
-                    if self.lose(&op, errno, 1, stage) {
-                        // One answer is enough for all segments of a super-packet.
-                        op.source = None;
-                    }
-                }
-            }
-            at += len;
-        }
-        if sent > 0 {
-            self.give_up_gso(op.peer, stride, errno, stage);
-        }
-    }
-
-    /// The address that the peer sent to may be ours no more: leaves the choice to the kernel, until
-    /// the peer is heard again, if that is what helps. `None` when the error has another cause.
-    fn without_local_address(
-        &mut self,
-        op: &SendOp,
-        errno: i32,
-        stage: &mut Stage<'_>,
-    ) -> Option<Result<(), i32>> {
-        let suspect = matches!(
-            errno,
-            libc::EINVAL
-                | libc::EADDRNOTAVAIL
-                | libc::ENODEV
-                | libc::ENETUNREACH
-                | libc::EHOSTUNREACH
-        );
-        if op.to.local.is_none() || !suspect {
-            return None;
-        }
-        let to = Endpoint::new(op.to.remote);
-        let result = self.send_part(&SendOp { to, ..*op }, op.start, op.len, op.gso_size, stage);
-        if result.is_ok()
-            && let Some(peer) = stage.peers.get(op.peer)
-            && peer.config.endpoint == op.to
-        {
-            peer.config.endpoint = to;
-        }
-        Some(result)
-    }
-
-    /// Single datagrams passed where a GSO send of them did not.
-    fn give_up_gso(&mut self, peer: usize, stride: usize, errno: i32, stage: &mut Stage<'_>) {
-        let now = stage.shared.now;
-        let Some(peer) = stage.peers.get(peer) else {
-            return;
-        };
-        if errno != libc::EIO && stride + peer.outer_headers() > SMALLEST_MTU {
-            // The kernel does not fragment GSO sends.
-            if peer.gso_limit >= stride {
-                peer.limit_gso(stride, now, GSO_LIMIT_LIFETIME);
-                stage.shared.counts.fallbacks += 1;
-            }
-        } else if std::mem::take(&mut self.gso) {
-            let error = io::Error::from_raw_os_error(errno);
-            stage.shared.fall_back(format!(
-                "UDP segmentation offload failed ({error}); sending datagrams one by one"
-            ));
-        }
-    }
-
-    fn send_part(
-        &self,
-        op: &SendOp,
-        start: usize,
-        len: usize,
-        gso_size: u16,
-        stage: &mut Stage<'_>,
-    ) -> Result<(), i32> {
-        let udp = stage.shared.udp.as_ref().ok_or(libc::ENOTCONN)?;
-        let mut head = SendHead::new();
-        head.set(udp.is_v6(), &op.to, gso_size, op.tos);
-        stage.shared.counts.udp_tx_calls += 1;
-        udp.send(&head, &self.slab[start..start + len])
-            .map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))
-    }
-
-    /// Counts datagrams the kernel would not send; tells the inside when they were too large.
-    /// Returns whether it was told.
-    fn lose(&mut self, op: &SendOp, errno: i32, datagrams: usize, stage: &mut Stage<'_>) -> bool {
-        let reason = match errno {
-            libc::EAGAIN | libc::ENOBUFS => DropReason::QueueFull,
-            libc::EMSGSIZE => DropReason::TooBig,
-            _ => DropReason::IoError,
-        };
-        stage.shared.counts.drop(reason, datagrams);
-        if reason != DropReason::TooBig {
-            return false;
-        }
-        self.read_errors(stage.peers, stage.shared);
-        let source = op.source.and_then(|index| stage.sources.get(index));
-        let Some(&message) = source else {
-            return false;
-        };
-        let Some(peer) = stage.peers.get(op.peer) else {
-            return false;
-        };
-        let limit = peer.datagram_limit;
-        if limit == MAX_DATAGRAM {
-            return false;
-        }
-        let Some(key) = peer.keys.sender() else {
-            return false;
-        };
-        let most = key.max_inner(limit);
-        if message.from.is_some() {
-            // Not in the middle of a flush; the next packet of this size is answered before it.
-            return false;
-        }
-        self.answer_too_big(&message, most, stage);
-        true
-    }
-
     /// Tells the sender of a packet that it was too large, because `most` bytes, link header included,
     /// would have passed.
     fn answer_too_big(&mut self, message: &TunMessage, most: usize, stage: &mut Stage<'_>) {
@@ -802,6 +644,16 @@ fn split_header(bytes: &mut [u8], vnet: bool) -> Option<(VnetHdr, &mut [u8])> {
     }
     let (header, packet) = bytes.split_at_mut_checked(VnetHdr::LEN)?;
     Some((VnetHdr::read(header)?, packet))
+}
+
+/// Whether a packet for all came from a peer and is the device's as well, which may not take its VLAN.
+fn device_has(message: &TunMessage, stage: &mut Stage<'_>) -> bool {
+    let port = stage.peers.device_port();
+    message.from.is_some()
+        && port.is_none_or(|port| {
+            let packet = inner(message, stage);
+            port.to_device(message.vlan, packet).is_some()
+        })
 }
 
 /// A packet for peers, without the virtio header.

@@ -110,20 +110,18 @@ impl End {
 
     /// Puts a TCP connection between the two.
     pub(crate) fn join(a: &mut End, b: &mut End) {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (far, _) = listener.accept().unwrap();
-        let id = StreamId(0);
+        let (near, far) = connection();
         for (end, socket) in [(a, near), (b, far)] {
-            end.remote.stream = Some(id);
-            let config = StreamConfig {
-                queue_limit: 1000,
-                max_packet: 9200,
-            };
-            end.worker
-                .send(Command::AddStream(id, socket, config))
-                .unwrap();
+            end.take(socket);
         }
+    }
+
+    /// Takes over a connection, by which it is reached from now on.
+    pub(crate) fn take(&mut self, socket: TcpStream) {
+        let id = StreamId(0);
+        self.remote.stream = Some(id);
+        let command = Command::AddStream(id, socket, STREAM);
+        self.worker.send(command).unwrap();
     }
 
     pub(crate) fn config(&self, to: &End) -> PeerConfig {
@@ -175,6 +173,19 @@ impl End {
     pub(crate) fn payload_read(&self) -> usize {
         payload_read(&self.tun, self.link)
     }
+}
+
+/// How TCP connections are served.
+pub(crate) const STREAM: StreamConfig = StreamConfig {
+    queue_limit: 1000,
+    max_packet: 9200,
+};
+
+/// The two ends of a TCP connection.
+pub(crate) fn connection() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    (near, listener.accept().unwrap().0)
 }
 
 /// Hands a TCP packet with these addresses, behind this link header, to whoever reads `tun`; its

@@ -339,6 +339,7 @@ pub const DIRECTIVES: &[Directive] = &[
     yes("ringway-busy-poll", 1, 1, GENERAL),
     yes("ringway-cpus", 1, 1, GENERAL),
     yes("ringway-io", 1, 1, GENERAL),
+    yes("ringway-push-update", 0, 1, GENERAL),
     yes("ringway-workers", 1, 1, GENERAL),
     action("rmtun"),
     yes("route", 1, 4, PULL),
@@ -438,11 +439,7 @@ pub const DIRECTIVES: &[Directive] = &[
     yes("tls-crypt-v2-max-age", 1, 1, GENERAL),
     yes("tls-crypt-v2-verify", 1, 1, GENERAL),
     yes("tls-exit", 0, 0, GENERAL),
-    refused(
-        "tls-export-cert",
-        GENERAL,
-        "certificates are not written to files for scripts yet; see tls-verify",
-    ),
+    yes("tls-export-cert", 1, 1, GENERAL),
     yes("tls-groups", 1, 1, GENERAL),
     refused(
         "tls-remote",

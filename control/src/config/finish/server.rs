@@ -230,12 +230,19 @@ pub(super) fn complete(draft: &mut Draft) -> Result<(), ConfigError> {
     if options.ccd_exclusive && options.client_config_dir.is_none() {
         return Err(conflict(draft, "ccd-exclusive", "needs client-config-dir"));
     }
+    if options.push_update.is_some() && options.client_config_dir.is_none() {
+        let option = "ringway-push-update";
+        return Err(conflict(draft, option, "needs client-config-dir"));
+    }
     if draft.at("tls-crypt-v2").is_none() {
         for option in ["tls-crypt-v2-verify", "tls-crypt-v2-max-age"] {
             if draft.at(option).is_some() {
                 warn(draft, option, "no effect without tls-crypt-v2");
             }
         }
+    }
+    if draft.server.options.tls_export_cert.is_some() && draft.server.options.tls_verify.is_none() {
+        warn(draft, "tls-export-cert", "no effect without tls-verify");
     }
     let options = &draft.server.options;
     if options.duplicate_cn && options.ifconfig_pool_persist.is_some() {
@@ -275,6 +282,7 @@ const ONLY_SERVER: &[&str] = &[
     "ifconfig-push-constraint",
     "learn-address",
     "port-share",
+    "ringway-push-update",
     "stale-routes-check",
     "tls-crypt-v2-verify",
     "tls-verify",
@@ -296,6 +304,7 @@ const IDLE_WITHOUT_SERVER: &[&str] = &[
     "push",
     "tcp-queue-limit",
     "tls-crypt-v2-max-age",
+    "tls-export-cert",
     "tmp-dir",
 ];
 

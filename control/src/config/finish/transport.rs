@@ -55,6 +55,9 @@ pub(super) fn proxy(given: &ConnectionDraft, proto: Proto) -> Result<Option<Prox
             "socks-proxy",
             "cannot be used with proto tcp-server, which waits for the peer",
         ),
+        (None, Some(socks)) if proto == Proto::Udp && given.remote.is_none() => {
+            fail(&socks.position, "socks-proxy", "needs a remote to send to")
+        }
         (None, Some(socks)) => Ok(Some(Proxy::Socks(socks.clone()))),
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::config::draft::{BridgeDraft, Draft, Given};
 use crate::config::server::{
-    AuthGenToken, AuthVia, Pool, PoolPersist, PortShare, Rate, VlanAccept,
+    AuthGenToken, AuthVia, ExportFolder, Pool, PoolPersist, PortShare, Rate, VlanAccept,
 };
 use crate::config::values::{
     choice, host_name, ipv4, ipv6_prefix, netmask, number, number_u16, number_u32, port, push_line,
@@ -14,6 +14,10 @@ use super::process::script;
 
 /// Largest number of clients: peer-ids are 24 bits wide, and the last one means none.
 const MAX_CLIENTS: u32 = 0xff_ffff;
+
+/// Seconds of `ringway-push-update` that names none, and the most it may name.
+const PUSH_UPDATE: u32 = 5;
+const MAX_PUSH_UPDATE: u32 = 3600;
 
 /// Takes over an option of this group.
 pub(super) fn set(draft: &mut Draft, given: &mut Given<'_>) -> Result<bool, String> {
@@ -79,6 +83,12 @@ fn set_networks(draft: &mut Draft, given: &mut Given<'_>) -> Result<bool, String
             server.options.client_config_dir = Some(given.path(given.arg(0))?);
         }
         "ccd-exclusive" => server.options.ccd_exclusive = true,
+        "ringway-push-update" => {
+            server.options.push_update = Some(match given.args.first() {
+                Some(text) => number_u32(text, 1..=MAX_PUSH_UPDATE)?,
+                None => PUSH_UPDATE,
+            });
+        }
         "vlan-tagging" => server.options.vlan_tagging = true,
         "vlan-accept" => {
             let words = [
@@ -192,6 +202,12 @@ fn set_scripts(draft: &mut Draft, given: &mut Given<'_>) -> Result<bool, String>
         "client-disconnect" => options.client_disconnect = Some(script(given)?),
         "learn-address" => options.learn_address = Some(script(given)?),
         "tls-verify" => options.tls_verify = Some(script(given)?),
+        "tls-export-cert" => {
+            options.tls_export_cert = Some(ExportFolder {
+                path: given.path(given.arg(0))?,
+                position: given.position.clone(),
+            });
+        }
         "tls-crypt-v2-verify" => options.tls_crypt_v2_verify = Some(script(given)?),
         "client-crresponse" => options.client_crresponse = Some(script(given)?),
         "tmp-dir" => options.tmp_dir = given.path(given.arg(0))?,

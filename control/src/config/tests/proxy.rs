@@ -175,6 +175,10 @@ fn faults() {
             "t.conf:7: socks-proxy: cannot be used with proto tcp-server, which waits for the peer",
         ),
         (
+            "socks-proxy s",
+            "t.conf:6: socks-proxy: needs a remote to send to",
+        ),
+        (
             "local 192.0.2.1\nlocal 192.0.2.2",
             "t.conf:7: local: only a server can listen at several places",
         ),

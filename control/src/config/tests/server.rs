@@ -323,6 +323,10 @@ fn each_option_has_its_effect() {
     assert!(with("opt-verify").opt_verify);
     assert!(with("compress migrate").compress_migrate);
     assert!(with("client-config-dir ccd\nccd-exclusive").ccd_exclusive);
+    let seconds = |text: &str| with(&format!("client-config-dir ccd\n{text}")).push_update;
+    assert_eq!(seconds(""), None);
+    assert_eq!(seconds("ringway-push-update"), Some(5));
+    assert_eq!(seconds("ringway-push-update 60"), Some(60));
     assert_eq!(with("tmp-dir /run/t").tmp_dir.to_str(), Some("/run/t"));
     assert_eq!(with("push \"echo a\"").push[0], "echo a");
 
@@ -360,9 +364,11 @@ fn each_option_has_its_effect() {
     let scripts = with(
         "client-connect /c\nclient-disconnect /d\nlearn-address /l\ntls-verify /t\n\
          tls-crypt-v2 v2.key force-cookie\ntls-crypt-v2-verify /v\ntls-crypt-v2-max-age 30\n\
-         client-crresponse /r\nauth-user-pass-verify /p via-file",
+         client-crresponse /r\nauth-user-pass-verify /p via-file\ntls-export-cert /e",
     );
     assert_eq!(scripts.tls_crypt_v2_max_age, Some(30));
+    let export = scripts.tls_export_cert.as_ref().unwrap();
+    assert_eq!(export.path, std::path::Path::new("/e"));
     let names: Vec<_> = scripts
         .scripts()
         .map(|(name, script)| (name, script.argv[0].clone()))
@@ -528,6 +534,14 @@ fn faults_of_servers() {
             "t.conf:7: ccd-exclusive: needs client-config-dir",
         ),
         (
+            "ringway-push-update",
+            "t.conf:7: ringway-push-update: needs client-config-dir",
+        ),
+        (
+            "client-config-dir /tmp\nringway-push-update 0",
+            "t.conf:8: ringway-push-update: \"0\" is not a number from 1 to 3600",
+        ),
+        (
             "port-share localhost 80",
             "t.conf:7: port-share: needs TCP: proto tcp-server",
         ),
@@ -658,6 +672,7 @@ fn options_that_need_a_server() {
     for option in [
         "client-connect /c",
         "client-config-dir d",
+        "ringway-push-update",
         "duplicate-cn",
         "auth-user-pass-verify /v via-file",
         "tls-verify /v",
@@ -674,7 +689,12 @@ fn options_that_need_a_server() {
     }
     let migrate = fault(&format!("{PEER}compress migrate\n"));
     assert_eq!(migrate, "t.conf:6: compress: \"migrate\" is for servers");
-    for option in ["max-clients 5", "push \"echo a\"", "tmp-dir /tmp"] {
+    for option in [
+        "max-clients 5",
+        "push \"echo a\"",
+        "tmp-dir /tmp",
+        "tls-export-cert /tmp",
+    ] {
         let name = option.split(' ').next().unwrap();
         assert_eq!(
             warnings(&parse(&format!("{PEER}{option}\n"))),
@@ -727,6 +747,10 @@ fn warnings_of_servers() {
         (
             "push \"remote a\"",
             "t.conf:7: push: \"remote a\": clients do not take it from a server",
+        ),
+        (
+            "tls-export-cert /x",
+            "t.conf:7: tls-export-cert: no effect without tls-verify",
         ),
         ("hash-size 5 5", "t.conf:7: hash-size: no effect"),
         (

@@ -201,7 +201,10 @@ impl Server<'_> {
                 };
                 let shared = self.client_call(client, &label, None);
                 let subject = &certificate.subject;
-                let prepared = TlsVerify::prepare(&shared, &command(script), depth, subject, None)?;
+                let export = settings.tls_export_cert.as_ref();
+                let export = export.map(|folder| (&*folder.path, &*certificate.der));
+                let prepared =
+                    TlsVerify::prepare(&shared, &command(script), depth, subject, export)?;
                 let hook = prepared.hook;
                 self.run_script(client, Hook::TlsVerify, prepared.job, |job| {
                     Waiting::Certificate(job, depth, hook)

@@ -10,6 +10,7 @@ use ringway_dataplane::stats::PeerStats;
 use super::auth::{Login, TokenState};
 use super::clients::Place;
 use super::scripts::{Deferred, Waiting};
+use super::update::Source;
 use crate::config::server::ClientConfig;
 use crate::driver::keepalive::{Keepalive, Sample};
 use crate::driver::setup;
@@ -59,6 +60,8 @@ pub(super) struct Client {
     pub(super) login: Option<Login>,
     pub(super) token: Option<TokenState>,
     pub(super) config: ClientConfig,
+    /// Where that came from, if it is to be looked at again.
+    pub(super) source: Option<Box<Source>>,
     pub(super) addresses: Addresses,
     /// Addresses and networks it is to have, while `learn-address` is asked about them.
     pub(super) wanted: Vec<Address>,

@@ -1,6 +1,8 @@
 //! `client-config-dir`: a file for each client.
 
+use std::fs::Metadata;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::config::client_config;
@@ -8,6 +10,27 @@ use crate::config::options::Options;
 use crate::config::server::{ClientConfig, ServerOptions};
 use crate::log;
 use crate::server::pool::AddressPool;
+
+/// What tells a file from another, and from itself before it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    inode: u64,
+    size: u64,
+    /// Seconds and nanoseconds. That of the inode too: a copy may keep the time of its original.
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    pub(super) fn of(metadata: &Metadata) -> Self {
+        Stamp {
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
 
 /// The directory, if there is one.
 pub(super) struct ClientFiles {
@@ -35,7 +58,7 @@ impl ClientFiles {
     /// What the file of a client says, or that for all.
     ///
     /// # Errors
-    /// One line: why the client is rejected.
+    /// One line: what is wrong with the file, or that there has to be one.
     pub(super) fn of(&self, name: &str) -> Result<ClientConfig, String> {
         let Some(directory) = &self.directory else {
             return Ok(ClientConfig::default());
@@ -48,12 +71,19 @@ impl ClientFiles {
                 Ok(config)
             }
             Ok(None) if self.exclusive => Err(format!(
-                "client has no file '{name}' in '{}' and is rejected (--ccd-exclusive)",
+                "no file '{name}' in '{}' (--ccd-exclusive)",
                 directory.display()
             )),
             Ok(None) => Ok(ClientConfig::default()),
-            Err(error) => Err(format!("client is rejected: {error}")),
+            Err(error) => Err(error.to_string()),
         }
+    }
+
+    /// How the file of a client is now, or that for all; `None` without one. Nothing is read.
+    pub(super) fn stamp(&self, name: &str) -> Option<Stamp> {
+        let directory = self.directory.as_deref()?;
+        let (_, metadata) = client_config::find(directory, name, self.exclusive)?;
+        Some(Stamp::of(&metadata))
     }
 
     /// Keeps the addresses that files give to their clients from everybody else, whether those
@@ -131,6 +161,39 @@ mod tests {
         let lease = pool.acquire(Some("x")).unwrap();
         assert_eq!(lease.v4, Some("10.8.0.4".parse().unwrap()));
         assert_eq!(pool.acquire(Some("y")), None);
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_changes_comes_or_goes_has_another_stamp() {
+        let path = directory("stamp");
+        let files = files(&path).unwrap();
+        let (own, default) = (path.join("a"), path.join(client_config::DEFAULT));
+        let mut stamps = vec![files.stamp("a")];
+        let mut look = || {
+            let stamp = files.stamp("a");
+            assert_eq!(stamp, files.stamp("a"), "unchanged");
+            assert!(!stamps.contains(&stamp), "{stamp:?} {stamps:?}");
+            stamps.push(stamp);
+        };
+        std::fs::write(&default, "push \"ping 1\"\n").unwrap();
+        look();
+        std::fs::write(&own, "push \"ping 1\"\n").unwrap();
+        look();
+        // As long and as old as before.
+        let times = std::fs::FileTimes::new()
+            .set_modified(std::fs::metadata(&own).unwrap().modified().unwrap());
+        std::fs::write(path.join("new"), "push \"ping 2\"\n").unwrap();
+        let new = std::fs::File::options().append(true).open(path.join("new"));
+        new.unwrap().set_times(times).unwrap();
+        std::fs::rename(path.join("new"), &own).unwrap();
+        look();
+        std::fs::write(&own, "push \"ping 10\"\n").unwrap();
+        look();
+        std::fs::remove_file(&own).unwrap();
+        assert_eq!(files.stamp("a"), files.stamp("b"), "that for all");
+        std::fs::remove_file(&default).unwrap();
+        assert_eq!(files.stamp("a"), None);
         std::fs::remove_dir_all(path).unwrap();
     }
 

@@ -19,7 +19,7 @@ use super::scripts::{Deferred, Waiting, command, log_failure};
 use super::{Server, now, settings};
 use crate::config::client_config::{self, Kind};
 use crate::config::options::Options;
-use crate::config::server::ServerOptions;
+use crate::config::server::{ClientConfig, ServerOptions};
 use crate::driver::setup;
 use crate::host::env::IfconfigEnd;
 use crate::host::script::Hook;
@@ -47,7 +47,7 @@ pub(super) struct State {
     pub(super) ids: PeerIds,
     pub(super) names: CommonNames,
     pub(super) routes: Routes,
-    files: ClientFiles,
+    pub(super) files: ClientFiles,
     network: Network,
     pool: Option<AddressPool>,
     pool_file: Option<PoolFile>,
@@ -140,10 +140,12 @@ impl Server<'_> {
             self.close(other, "duplicate-cn");
         }
         client.named = true;
+        // Before it is read: what is written meanwhile is found later.
+        client.source = self.source(&name);
         match self.state.files.of(&name) {
             Ok(config) => client.config = config,
             Err(text) => {
-                log::warn!("{} {text}", client.label());
+                log::warn!("{} client is rejected: {text}", client.label());
                 self.refuse(client);
                 return;
             }
@@ -281,6 +283,9 @@ impl Server<'_> {
                 for warning in warnings {
                     log::warn!("{warning}");
                 }
+                if let Some(source) = &mut client.source {
+                    source.note_connect(&config);
+                }
                 let moved = config.ifconfig_push.is_some() || config.ifconfig_ipv6_push.is_some();
                 client.config.apply(config);
                 if client.config.disable {
@@ -408,12 +413,7 @@ impl Server<'_> {
     /// Tells the client its options.
     fn serve(&mut self, client: &mut Client) {
         let connection = &self.options.connections[0];
-        let mut push = push_list(&PushInput {
-            for_all: &self.settings.push,
-            client: &client.config,
-            addresses: &client.addresses,
-            device: self.state.network.device,
-        });
+        let mut push = self.push_list(client, &client.config);
         let mtu = u32::from(connection.tun_mtu);
         if let Some(largest) = client.peer_info.iv_mtu.filter(|largest| *largest < mtu) {
             log::warn!(
@@ -448,8 +448,18 @@ impl Server<'_> {
             .handle_command(now(), tunnel::Command::Serve(Box::new(serve)));
     }
 
-    /// The client is not to come in.
-    fn refuse(&mut self, client: &mut Client) {
+    /// What the client is pushed with this configuration.
+    pub(super) fn push_list(&self, client: &Client, config: &ClientConfig) -> Vec<String> {
+        push_list(&PushInput {
+            for_all: &self.settings.push,
+            client: config,
+            addresses: &client.addresses,
+            device: self.state.network.device,
+        })
+    }
+
+    /// The client is not to come in, or not to stay.
+    pub(super) fn refuse(&mut self, client: &mut Client) {
         client
             .tunnel
             .handle_command(now(), tunnel::Command::Refuse(None));

@@ -17,6 +17,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::options::{Family, Options};
 use crate::config::server::{Listen, PortShare as PortShareTo, ServerOptions};
+use crate::driver::port::Patience;
 use crate::driver::remotes::resolve_local;
 use crate::driver::server::settings;
 use crate::driver::setup;
@@ -106,13 +107,14 @@ impl Listeners {
 fn open_udp(options: &Options, place: &Listen, workers: usize) -> Result<Listener, String> {
     let local = local_address(place)?;
     let mut config = settings::listen_config(options, place, local);
-    let opened = UdpSocket::open_listener(&config, workers);
+    let mut patience = Patience::new();
+    let opened = patience.bind(|| UdpSocket::open_listener(&config, workers));
     let either = local.is_none() && place.family == Family::Any && config.family == UdpFamily::V6;
     let opened = match opened {
         Err(_) if either => {
             // This system may have no IPv6; the same fault again is the one to tell.
             config.family = UdpFamily::V4;
-            UdpSocket::open_listener(&config, workers)
+            patience.bind(|| UdpSocket::open_listener(&config, workers))
         }
         opened => opened,
     };
@@ -121,8 +123,7 @@ fn open_udp(options: &Options, place: &Listen, workers: usize) -> Result<Listene
 
 fn open_tcp(options: &Options, place: &Listen) -> io::Result<TcpListener> {
     let local = local_address(place).map_err(io::Error::other)?;
-    let address = |ip: IpAddr| SocketAddr::new(ip, place.port);
-    let bind = |address: SocketAddr| -> io::Result<TcpListener> {
+    let try_bind = |address: SocketAddr| -> io::Result<TcpListener> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::STREAM,
@@ -143,12 +144,15 @@ fn open_tcp(options: &Options, place: &Listen) -> io::Result<TcpListener> {
         socket.set_nonblocking(true)?;
         Ok(socket.into())
     };
+    let mut patience = Patience::new();
+    let mut bind = |ip| patience.bind(|| try_bind(SocketAddr::new(ip, place.port)));
     match (local, place.family) {
-        (Some(ip), _) => bind(address(ip)),
-        (None, Family::V4) => bind(address(Ipv4Addr::UNSPECIFIED.into())),
-        (None, Family::V6) => bind(address(Ipv6Addr::UNSPECIFIED.into())),
-        (None, Family::Any) => bind(address(Ipv6Addr::UNSPECIFIED.into()))
-            .or_else(|_| bind(address(Ipv4Addr::UNSPECIFIED.into()))),
+        (Some(ip), _) => bind(ip),
+        (None, Family::V4) => bind(Ipv4Addr::UNSPECIFIED.into()),
+        (None, Family::V6) => bind(Ipv6Addr::UNSPECIFIED.into()),
+        (None, Family::Any) => {
+            bind(Ipv6Addr::UNSPECIFIED.into()).or_else(|_| bind(Ipv4Addr::UNSPECIFIED.into()))
+        }
     }
 }
 

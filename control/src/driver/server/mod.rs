@@ -8,7 +8,7 @@
 //!   listeners.rs  ports and sockets          clients.rs  the table          client.rs  one of them
 //!   auth.rs       who it is, who says so     connect.rs  options, addresses, routes, the way out
 //!   scripts.rs    scripts in progress        settings.rs options -> what each part needs
-//!   client_files.rs  client-config-dir
+//!   client_files.rs  client-config-dir       update.rs   what changes in there meanwhile
 //!   timers.rs     deadlines                  status.rs   status file and statistics
 //!   secrets.rs    key files
 //!   tap.rs        hardware addresses
@@ -26,6 +26,7 @@ mod settings;
 mod status;
 mod tap;
 mod timers;
+mod update;
 
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
@@ -97,6 +98,7 @@ pub(super) struct Server<'p> {
     auth: auth::State,
     status: status::State,
     stale_check: tap::StaleCheck,
+    looks: update::Looks,
     next_tick: Instant,
     /// The last turn left something behind.
     more: bool,
@@ -152,6 +154,7 @@ impl<'p> Server<'p> {
         }
         // Capabilities belong to threads: a worker started before the drop keeps none it needs not.
         program.drop_privileges()?;
+        scripts::check_export(&settings).map_err(Ending::fatal)?;
         log::info!(in Data, "packet engine: {}, {} worker(s)", workers.engine(), workers.count());
         let tunnel_config = program.server_tunnel_config(&connection, wraps.clone());
         let acceptor = Acceptor::new(settings::acceptor(&options, &settings, wraps));
@@ -175,6 +178,7 @@ impl<'p> Server<'p> {
             state,
             auth,
             stale_check: tap::StaleCheck::default(),
+            looks: update::Looks::default(),
             next_tick: Instant::now() + TICK,
             more: false,
             leaving: None,
@@ -486,6 +490,7 @@ impl<'p> Server<'p> {
             login: None,
             token: None,
             config: ClientConfig::default(),
+            source: None,
             addresses: Addresses::default(),
             wanted: Vec::new(),
             changes: Vec::new(),
@@ -677,6 +682,7 @@ impl<'p> Server<'p> {
             }
         }
         self.check_stale_stations(now.instant);
+        self.look_at_files();
         self.write_files(now);
     }
 

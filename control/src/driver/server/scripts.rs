@@ -13,12 +13,13 @@ use super::Server;
 use super::auth::Step;
 use super::client::Client;
 use crate::config::options::Script;
+use crate::config::server::ServerOptions;
 use crate::driver::setup;
 use crate::host::jobs::{JobId, JobSpec};
 use crate::host::script::Hook;
 use crate::host::server_scripts::{
     AuthUserPassVerify, ClientCall, ClientConnect, ClientCrresponse, DeferredAuth, DeferredConnect,
-    HookCall, HookFailure, LearnAddress, TlsCryptV2Verify, TlsVerify,
+    HookCall, HookFailure, LearnAddress, ScriptFiles, TlsCryptV2Verify, TlsVerify,
 };
 use crate::log;
 use crate::server::routes::Address;
@@ -175,6 +176,25 @@ impl Server<'_> {
     }
 }
 
+/// Tries the folder of `tls-export-cert`, with the rights and the root that scripts' files are made with.
+///
+/// # Errors
+/// One line: it cannot be used.
+pub(super) fn check_export(settings: &ServerOptions) -> Result<(), String> {
+    let (Some(folder), Some(_)) = (&settings.tls_export_cert, &settings.tls_verify) else {
+        return Ok(());
+    };
+    match ScriptFiles::new(&folder.path) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let (position, path) = (&folder.position, folder.path.display());
+            Err(format!(
+                "{position}: tls-export-cert: no file can be made in '{path}': {error}"
+            ))
+        }
+    }
+}
+
 /// The command of an option.
 pub(super) fn command(script: &Script) -> crate::host::script::ScriptCommand {
     setup::script(script)
@@ -183,4 +203,34 @@ pub(super) fn command(script: &Script) -> crate::host::script::ScriptCommand {
 /// Tells of a script that did not let a client pass.
 pub(super) fn log_failure(failure: &HookFailure) {
     log::warn!(in Script, "{failure}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse_text;
+
+    /// What is said of this folder, and of the same without `tls-verify`.
+    fn said(folder: &str) -> [Result<(), String>; 2] {
+        ["tls-verify /bin/true\n", ""].map(|script| {
+            let text = format!(
+                "dev tun\nserver 10.8.0.0 255.255.255.0\nca a\ncert c\nkey k\n\
+                 tls-export-cert {folder}\n{script}"
+            );
+            let loaded = parse_text("t", text.as_bytes()).unwrap();
+            check_export(&loaded.options.server.unwrap())
+        })
+    }
+
+    #[test]
+    fn a_folder_for_certificates_must_be_usable() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().display().to_string();
+        assert_eq!(said(&path), [Ok(()), Ok(())]);
+        assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0);
+        let [fault, unused] = said(&format!("{path}/none"));
+        let expected = format!("t:6: tls-export-cert: no file can be made in '{path}/none': ");
+        assert!(fault.unwrap_err().starts_with(&expected));
+        assert_eq!(unused, Ok(()));
+    }
 }

@@ -1,12 +1,13 @@
-//! What is said to a proxy before a TCP connection leads to the peer.
+//! What is said to a proxy before a TCP connection leads to the peer, or datagrams do.
 //!
 //! ```text
 //!   driver: connect -> start() -> send -> bytes -> receive() -> Send | Reconnect | Done
 //! ```
 //!
 //! Both kinds are state machines without I/O: bytes in any portions go in, and what they leave over
-//! is the peer's.
+//! is the peer's. Datagrams through a SOCKS proxy have a header each ([`datagram`]).
 
+pub mod datagram;
 pub mod http;
 pub mod socks;
 

@@ -98,7 +98,7 @@ pub(super) struct Client {
     /// The user name of its first key message; inner `None`: it sent none.
     username: Option<Option<String>>,
     other_username: Option<String>,
-    /// PUSH_REPLY in its parts.
+    /// PUSH_REPLY in its parts, and what has changed before it was sent.
     reply: Vec<Box<str>>,
     /// It waits for the reply.
     wants_reply: bool,
@@ -340,9 +340,13 @@ impl Tunnel {
         }
     }
 
+    /// What has changed. A client that waits for its options hears it right after them; one that has
+    /// none yet gets all of them anyway.
     pub(super) fn push_update(&mut self, lines: &[String]) {
-        let proto = self.client.as_ref().map_or(0, |c| c.iv_proto);
-        if proto & iv_proto::PUSH_UPDATE == 0 {
+        let Some(client) = self.client.as_mut().filter(|c| c.stage == Stage::Served) else {
+            return;
+        };
+        if client.iv_proto & iv_proto::PUSH_UPDATE == 0 {
             self.log(
                 1,
                 "PUSH_UPDATE: the client does not understand it".to_owned(),
@@ -350,6 +354,11 @@ impl Tunnel {
             return;
         }
         match push_updates(lines) {
+            Ok(parts) if client.replied.is_none() => {
+                client
+                    .reply
+                    .extend(parts.iter().map(|part| part.to_string().into()));
+            }
             Ok(parts) => self.send_all(&parts),
             Err(error) => self.log(1, format!("PUSH_UPDATE: {error}")),
         }

@@ -153,7 +153,7 @@ pub enum Command {
     Refuse(Option<String>),
     /// Further options while the client is connected: a new `auth-token`.
     PushToken(Vec<String>),
-    /// `PUSH_UPDATE`, if the client understands it.
+    /// `PUSH_UPDATE`, if the client understands it and has its options.
     PushUpdate(Vec<String>),
     /// The client shall connect again; the tunnel fails 5 s later.
     Restart {

@@ -356,6 +356,33 @@ fn multicast_from_the_device_reaches_every_client_that_is_up() {
 }
 
 #[test]
+fn multicast_that_reaches_nobody_is_counted() {
+    for io in engines() {
+        for workers in [1, 3] {
+            let mut server = Server::new(io, false, workers, true);
+            let mut dropped = 0;
+            let mut send_all = |server: &Server, reaches: bool| {
+                for tun in &server.tuns {
+                    tun.inject(&udp(address(SERVER), address("224.0.0.251"), b"all"));
+                    dropped += u64::from(!reaches);
+                    server.dropped(DropReason::NoRoute, dropped);
+                }
+            };
+            send_all(&server, false);
+            let a = server.client(0);
+            send_all(&server, true);
+            // What comes from a client is the device's as well.
+            let packet = udp(v4(0), address("224.0.0.251"), b"all");
+            a.node.tun.inject(&packet);
+            assert_eq!(server.tun_of(&a).next(PATIENCE), Some(packet));
+            server.workers.send(Command::RemovePeer(handle(0))).unwrap();
+            server.barrier();
+            send_all(&server, false);
+        }
+    }
+}
+
+#[test]
 fn only_a_clients_own_addresses_are_taken_from_it() {
     for io in engines() {
         let mut server = Server::new(io, false, 2, true);

@@ -4,7 +4,8 @@ use super::*;
 use crate::command::Port;
 use crate::forward::mac_table::Station;
 use crate::forward::vlan::{Accept, DevicePort, NONE};
-use crate::frame::Mac;
+use crate::fragment::Fragment;
+use crate::frame::{self, Mac};
 use crate::offload::sample::ethernet;
 use crate::tun::DeviceKind::Tap;
 
@@ -267,12 +268,80 @@ fn vlans_are_kept_apart() {
             0,
             &tagged(host(0), Mac::BROADCAST, Some(7), b"all of seven"),
         );
+        // Nobody else is in VLAN 8, but the device, and nobody at all in 9.
+        net.send(1, &frame(host(1), Mac::BROADCAST, b"all of eight"));
+        net.device_gets(
+            1,
+            &tagged(host(1), Mac::BROADCAST, Some(8), b"all of eight"),
+        );
+        assert_eq!(net.server.workers.stats().drops(DropReason::NoRoute), 0);
+        let nine = tagged(LAN, Mac::BROADCAST, Some(9), b"all of nine");
+        net.server.tuns[0].inject(&nine);
+        net.server.dropped(DropReason::NoRoute, 1);
         // A tag of its own choice.
         net.send(0, &tagged(host(0), LAN, Some(8), b"x"));
         net.server.dropped(DropReason::Vlan, 1);
         // The other one's host is unknown here, and the device gets it.
         net.send(1, &frame(host(1), host(2), b"not there"));
         net.device_gets(1, &tagged(host(1), host(2), Some(8), b"not there"));
+        net.all_is_quiet();
+    }
+}
+
+#[test]
+fn a_broadcast_in_a_vlan_that_the_device_does_not_take_is_counted_when_nobody_gets_it() {
+    let forwarding = Forwarding::Switched {
+        client_to_client: true,
+        ask_first: false,
+        vlan: Some(DevicePort {
+            accept: Accept::Untagged,
+            pvid: 1,
+        }),
+    };
+    for (io, workers) in engines().into_iter().flat_map(|io| [(io, 1), (io, 2)]) {
+        let net = Switch::new(io, workers, forwarding, &[7, 8, 7]);
+        let to_all = |client| frame(mac(client, 1), Mac::BROADCAST, b"to all");
+        net.send(0, &to_all(0));
+        net.clients[2].gets(&to_all(0));
+        net.send(1, &to_all(1));
+        net.server.dropped(DropReason::NoRoute, 1);
+        net.all_is_quiet();
+    }
+}
+
+#[test]
+fn a_client_is_told_that_its_frame_is_too_big_for_another() {
+    for (io, workers) in engines().into_iter().flat_map(|io| [(io, 1), (io, 2)]) {
+        let mut net = Switch::new(io, workers, switched(true), &[NONE; 2]);
+        for client in 0..2 {
+            let hello = frame(mac(client, 1), LAN, b"hello");
+            net.send(client as usize, &hello);
+            net.device_gets(client as usize, &hello);
+        }
+        // No more than 32 of the smallest parts go to the second one.
+        let config = PeerConfig {
+            fragment: Some(Fragment {
+                payload: 1,
+                largest: 1600,
+            }),
+            ..net.server.config(&net.clients[1], 0)
+        };
+        let most = 32 * usize::from(Fragment::MIN_PAYLOAD / 8 * 8);
+        let command = Command::SetPeer(handle(1), Box::new(config));
+        net.server.workers.send(command).unwrap();
+        net.settle();
+        let large = frame(mac(0, 1), mac(1, 1), &payload(most));
+        for count in 1..3 {
+            net.send(0, &large);
+            net.server.dropped(DropReason::TooBig, count);
+            let answer = net.clients[0].node.tun.next(PATIENCE).unwrap();
+            assert_eq!((&answer[..6], &answer[6..12]), (&large[6..12], &large[..6]));
+            let answer = &answer[frame::HEADER..];
+            // ICMP, destination unreachable, fragmentation needed
+            assert_eq!((answer[9], answer[20], answer[21]), (1, 3, 4));
+            let mtu = u16::from_be_bytes([answer[26], answer[27]]);
+            assert_eq!(usize::from(mtu), most - frame::HEADER);
+        }
         net.all_is_quiet();
     }
 }

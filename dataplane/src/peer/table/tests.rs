@@ -1,10 +1,15 @@
 //! The table alone: who is found, what is learned and forgotten.
 
-use super::*;
-use crate::framing::Framing;
-use crate::key_slot::Cipher;
-use crate::worker::testing::key_pair;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::*;
+use crate::command::Roles;
+use crate::framing::Framing;
+use crate::key_slot::{Cipher, Halves};
+use crate::peer::EVERY_OTHER;
+use crate::pool::MAX_DATAGRAM;
+use crate::worker::testing::key_pair;
 
 fn config(remote: &str, rx_peer_id: Option<u32>) -> PeerConfig {
     PeerConfig {
