@@ -5,7 +5,7 @@ use std::process::{Child, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use ringway_lab::command::wait;
+use ringway_lab::command::{run, wait};
 use ringway_lab::inject::Injector;
 use ringway_lab::peer::{Peer, UP};
 use ringway_lab::site::{ClientSpec, SOON, Site, SiteSpec};
@@ -38,6 +38,7 @@ fn a_client_that_misbehaves() -> Result<()> {
             let ended = wait(&mut connection, SOON);
             ended.context("a connection that says nothing stays")?;
         }
+        too_many_connections(site)?;
         ensure!(site.clients[1].count(UP) == 1, "somebody else noticed");
         site.carries(1)
     })
@@ -115,6 +116,32 @@ fn broken_streams(site: &mut Site, injector: &mut Injector) -> Result<()> {
         site.clients[0].wait_up(SOON)?;
     }
     site.carries(0)
+}
+
+/// More connections than the server may have open files: it says so, does not spin over those that
+/// wait, and takes them when there is room.
+fn too_many_connections(site: &mut Site) -> Result<()> {
+    let server = site.server()?;
+    let pid = server.pid().to_string();
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+    let limit = format!("--nofile={}:", open + 5);
+    run("prlimit", &["--pid", &pid, &limit])?;
+    server.mark();
+    let script = "for n in {1..20}; do exec {fd}<>/dev/tcp/192.0.2.1/1194; done; sleep 1000";
+    let mut command = site.hosts[2].command("bash");
+    let mut crowd = command.args(["-c", script]).spawn()?;
+    let refusal = "TCP: accept: Too many open files";
+    let start = Instant::now();
+    site.server()?.wait_for(refusal, SOON)?;
+    site.carries(1)?;
+    // Once a second, and what the log lets through of a server that spins is more.
+    let said = site.server()?.count(refusal) as u64;
+    let seconds = start.elapsed().as_secs();
+    ensure!(said <= seconds + 2, "{said} times in {seconds} s");
+    crowd.kill()?;
+    crowd.wait()?;
+    site.join(&ClientSpec::new(Peer::OpenVpn, 2, "clara"))?;
+    Ok(())
 }
 
 /// Waits until a counter is above what it was.

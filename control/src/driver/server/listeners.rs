@@ -31,6 +31,8 @@ const BACKLOG: i32 = 256;
 pub(super) struct Listeners {
     pub(super) udp: Vec<UdpListener>,
     pub(super) tcp: Vec<TcpListener>,
+    /// No connection can be taken now; those that wait would make every wait end at once.
+    pub(super) tcp_pauses: bool,
     /// Where connections go that may be somebody else's (`port-share`).
     pub(super) share: Option<PortShare>,
 }
@@ -64,6 +66,7 @@ impl Listeners {
         let mut listeners = Listeners {
             udp: Vec::new(),
             tcp: Vec::new(),
+            tcp_pauses: false,
             share: None,
         };
         let mut workers = WorkerSockets {
@@ -95,12 +98,17 @@ impl Listeners {
 
     /// What to wait for, in the order of the listeners' numbers; behind them `share`.
     pub(super) fn poll_fds(&self) -> impl Iterator<Item = PollFd<'_>> {
+        let connections = match self.tcp_pauses {
+            true => PollFlags::empty(),
+            false => PollFlags::POLLIN,
+        };
         let udp = self.udp.iter().map(|listener| listener.control.as_fd());
         let tcp = self.tcp.iter().map(AsFd::as_fd);
         let share = self.share.iter().map(AsFd::as_fd);
-        udp.chain(tcp)
-            .chain(share)
-            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+        let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        udp.map(readable)
+            .chain(tcp.map(move |fd| PollFd::new(fd, connections)))
+            .chain(share.map(readable))
     }
 }
 

@@ -386,8 +386,11 @@ impl<'p> Server<'p> {
                     }
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                // It ended before its turn came.
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     log::warn!(in Link, "TCP: accept: {error}");
+                    self.listeners.tcp_pauses = true;
                     return;
                 }
             }
@@ -652,6 +655,7 @@ impl<'p> Server<'p> {
     // ---- once a second -------------------------------------------------------------------------
 
     fn tick(&mut self, now: Now) {
+        self.listeners.tcp_pauses = false;
         self.program.chores(now);
         if self
             .leaving
