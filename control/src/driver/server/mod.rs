@@ -52,6 +52,7 @@ use super::keepalive::{Due, Keepalive};
 use super::{Cause, Ending, Program, link, setup};
 use crate::config::options::Options;
 use crate::config::server::{ClientConfig, ServerOptions};
+use crate::host::daemon::allow_open_files;
 use crate::host::jobs::{JobLimits, Jobs};
 use crate::host::port_share::PortShare;
 use crate::host::script::Hook;
@@ -122,6 +123,7 @@ impl<'p> Server<'p> {
     fn start(program: &'p mut Program, settings: Arc<ServerOptions>) -> Result<Self, Ending> {
         let options = program.options.clone();
         let connection = options.connections[0].clone();
+        allow_open_files(settings::open_files(&settings));
         // First, since this is what fails when something is wrong.
         let (listeners, sockets) = Listeners::open(&options, &settings).map_err(Ending::fatal)?;
         let state = connect::State::new(&options, &settings).map_err(Ending::fatal)?;
