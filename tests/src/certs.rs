@@ -10,6 +10,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rand::RngCore as _;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
@@ -63,6 +65,28 @@ impl Pki {
             ],
         )?;
         Ok(())
+    }
+
+    /// Adds `v2-NAME.key`, a client's key that says `metadata` of itself; after
+    /// [`Pki::add_tls_crypt_v2`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn add_client_key(&self, name: &str, metadata: &str) -> Result<()> {
+        let (server, client) = (
+            self.file("v2-server.key"),
+            self.file(&format!("v2-{name}.key")),
+        );
+        let metadata = STANDARD.encode(metadata);
+        let args = [
+            "--tls-crypt-v2",
+            text(&server)?,
+            "--genkey",
+            "tls-crypt-v2-client",
+            text(&client)?,
+            &metadata,
+        ];
+        command::run("openvpn", &args).map(drop)
     }
 
     /// Path of one of the files.

@@ -9,9 +9,10 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -87,10 +88,30 @@ pub enum Task {
         /// For how long.
         seconds: f64,
     },
+    /// Make a TAP device, write the frames that standard input names to it, and tell which tried
+    /// frames (see the frame module) came out of it when standard input has closed and the last
+    /// one is there.
+    FramePort {
+        /// Name of the device.
+        device: String,
+        /// The last frame, in hexadecimal digits.
+        last: String,
+        /// For how long.
+        seconds: f64,
+    },
+    /// Stand between a client and a server over TCP (see the inject module) until standard input
+    /// closes.
+    Inject {
+        /// Where the client connects to.
+        bind: SocketAddr,
+        /// The server.
+        server: SocketAddr,
+    },
     /// Be a proxy (see the proxy module) until standard input closes; a line on it cuts every
     /// connection.
     Proxy(crate::proxy::Options),
-    /// Pass datagrams on, badly (see the relay module), until standard input closes.
+    /// Pass datagrams on, badly (see the relay module), until standard input closes; a line on it
+    /// gives the server's side another port.
     Relay(crate::relay::Faults),
 }
 
@@ -173,6 +194,12 @@ pub fn main(task: &Task) -> Result<()> {
             ref frame,
             seconds,
         } => frame::receive(device, frame, Duration::from_secs_f64(seconds)),
+        Task::FramePort {
+            ref device,
+            ref last,
+            seconds,
+        } => frame::port(device, last, Duration::from_secs_f64(seconds)),
+        Task::Inject { bind, server } => crate::inject::run(bind, server),
         Task::Proxy(ref options) => crate::proxy::run(options),
         Task::Relay(ref faults) => crate::relay::run(faults),
     }
@@ -219,6 +246,29 @@ pub(crate) fn until_stdin_closes() -> Arc<AtomicBool> {
         flag.store(true, Ordering::Relaxed);
     });
     closed
+}
+
+/// The lines of standard input, read beside everything else; its end is the sender's.
+pub(crate) fn stdin_lines() -> Receiver<String> {
+    let (lines, receiver) = channel();
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lines().map_while(Result::ok) {
+            // Whoever listened has ended.
+            if lines.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+/// What hexadecimal digits stand for.
+pub(crate) fn bytes(digits: &str) -> Result<Vec<u8>> {
+    ensure!(digits.len().is_multiple_of(2), "an odd number of digits");
+    let pairs = digits.as_bytes().chunks(2);
+    pairs
+        .map(|pair| Ok(u8::from_str_radix(std::str::from_utf8(pair)?, 16)?))
+        .collect()
 }
 
 pub(crate) fn ready() -> Result<()> {

@@ -16,7 +16,8 @@
 //! * [`link`] puts the three together: two ends, started and checked,
 //! * [`site`] does so for one server and several clients,
 //! * [`traffic`] drives the helper program (its inside is [`helper`]),
-//! * [`proxy`] is what some only get out through, [`relay`] is the bad link, [`iperf`] and [`measure`] the stop watch.
+//! * [`proxy`] is what some only get out through, [`relay`] is the bad link, [`inject`] the one who
+//!   adds to a stream, [`iperf`] and [`measure`] the stop watch.
 //!
 //! A lab needs root and the tools named in [`ready`]. Labs of one machine run one at a time: each
 //! holds a file lock, because two of them on a small machine would disturb each other's timing.
@@ -24,6 +25,7 @@
 pub mod certs;
 pub mod command;
 pub mod helper;
+pub mod inject;
 pub mod iperf;
 pub mod link;
 pub mod measure;
@@ -100,6 +102,32 @@ pub fn chosen(test: &str, short: &[&str]) -> bool {
         note(&format!("SKIP {test}: RINGWAY_LAB_FULL=1 runs it"));
     }
     runs
+}
+
+/// Makes a test of each line of a table: its name, and what `$run` is called with. Those whose names
+/// `$short` lists run by default, the others in the long form only.
+///
+/// ```no_run
+/// fn link(roles: &str, workers: u16) -> anyhow::Result<()> {
+///     Ok(())
+/// }
+/// ringway_lab::cases! { link, ["a_client"],
+///     a_client: "client", 1;
+///     a_server: "server", 2;
+/// }
+/// ```
+#[macro_export]
+macro_rules! cases {
+    ($run:path, $short:expr, $($name:ident: $($value:expr),+;)*) => {
+        $(#[test]
+        fn $name() -> anyhow::Result<()> {
+            let name = stringify!($name);
+            match $crate::ready(name) && $crate::chosen(name, &$short) {
+                true => $run($($value),+),
+                false => Ok(()),
+            }
+        })*
+    };
 }
 
 /// Prints a line to standard error even when the test harness captures output: labs report what

@@ -4,23 +4,24 @@
 //!   client --> left socket  [faults] right socket --> server
 //!   client <-- left socket  [faults] right socket <-- server
 //! ```
-//! The client's address is learned from what it sends. The faults are drawn from a seeded
+//! The client's address is learned from what it sends. The right socket takes another port when it is
+//! told to, as a translator of addresses does that forgets. The faults are drawn from a seeded
 //! generator, so that a run can be repeated (up to the kernel's timing).
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd as _;
-use std::sync::atomic::Ordering;
+use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
-use crate::helper::{Pattern, ready, report, until_stdin_closes};
+use crate::helper::{Pattern, ready, report, stdin_lines};
 use crate::link::Outside;
-use crate::netns::Path2;
+use crate::netns::{Namespace, Path2};
 use crate::traffic::Helper;
 
 /// How bad the link is, and between which addresses it runs. Shares are in percent of datagrams,
@@ -100,6 +101,28 @@ impl Relay {
         })
     }
 
+    /// Starts a relay without faults in a client's own namespace: from `left` there to `server`,
+    /// which sees the address `right`.
+    ///
+    /// # Errors
+    /// When the helper cannot start.
+    pub fn beside(namespace: &Namespace, left: &str, right: &str, server: &str) -> Result<Self> {
+        let args = [
+            "relay", "--left", left, "--right", right, "--server", server,
+        ];
+        Ok(Self {
+            helper: Helper::start(namespace, &args)?,
+        })
+    }
+
+    /// The server sees another port from now on.
+    ///
+    /// # Errors
+    /// When the relay has ended.
+    pub fn change_port(&mut self) -> Result<()> {
+        self.helper.tell("another port")
+    }
+
     /// Ends the relay.
     ///
     /// # Errors
@@ -115,13 +138,18 @@ impl Relay {
 /// When a socket cannot be opened.
 pub fn run(faults: &Faults) -> Result<()> {
     let left = open(faults.left)?;
-    let right = open(faults.right)?;
-    let closed = until_stdin_closes();
+    let mut right = open(faults.right)?;
+    let lines = stdin_lines();
     ready()?;
     let mut line = Line::new(faults.clone());
     let mut client: Option<SocketAddr> = None;
     let mut buffer = vec![0u8; 65536];
-    while !closed.load(Ordering::Relaxed) {
+    loop {
+        match lines.try_recv() {
+            Ok(_) => right = open(SocketAddr::new(faults.right.ip(), 0))?,
+            Err(TryRecvError::Empty) => {}
+            Err(TryRecvError::Disconnected) => break,
+        }
         wait(&left, &right, line.next_due())?;
         let now = Instant::now();
         // An empty queue, or an ICMP error from an end that is not there: nothing to pass on.

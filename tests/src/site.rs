@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::Signal;
 
 use crate::certs::{Authority, KeyKind, Pki};
 use crate::command::POLL;
@@ -134,6 +135,7 @@ pub struct ClientSpec {
     host: usize,
     name: String,
     proto: Option<&'static str>,
+    remote: Option<&'static str>,
     certificate: bool,
     lines: Vec<String>,
 }
@@ -147,6 +149,7 @@ impl ClientSpec {
             host,
             name: name.to_owned(),
             proto: None,
+            remote: None,
             certificate: true,
             lines: Vec::new(),
         }
@@ -163,6 +166,13 @@ impl ClientSpec {
     #[must_use]
     pub fn without_certificate(mut self) -> Self {
         self.certificate = false;
+        self
+    }
+
+    /// Another address than the server's, of somebody who passes on what comes.
+    #[must_use]
+    pub fn remote(mut self, address: &'static str) -> Self {
+        self.remote = Some(address);
         self
     }
 
@@ -220,7 +230,8 @@ impl Site {
         self.server.as_mut().context("no server was started")
     }
 
-    /// Waits until the server has said what it has to say: `stock` of OpenVPN, `ours` of Ringway.
+    /// Waits until the server has said what it has to say: `stock` of OpenVPN, `ours` of Ringway;
+    /// nothing when that is empty.
     ///
     /// # Errors
     /// When it does not soon.
@@ -231,6 +242,23 @@ impl Site {
             Peer::Ringway => ours,
         };
         server.wait_for(text, SOON).map(drop)
+    }
+
+    /// One of a Ringway server's counters, such as `drop replay`. The server's log begins anew with
+    /// it.
+    ///
+    /// # Errors
+    /// When it has no such counter.
+    pub fn counter(&mut self, name: &str) -> Result<u64> {
+        let server = self.server()?;
+        server.mark();
+        server.signal(Signal::SIGUSR2)?;
+        let name = format!("{name},");
+        server.wait_for(&name, SOON)?;
+        let log = server.log();
+        let value = log.split(&name).nth(1).and_then(|rest| rest.lines().next());
+        let value = value.context("half a line")?;
+        value.parse().with_context(|| format!("{name}{value}"))
     }
 
     /// Starts a client without waiting; its number in [`Site::clients`].
@@ -405,11 +433,19 @@ impl Site {
         let spec = &self.spec;
         let proto = client.proto.unwrap_or(spec.proto);
         let mut lines = common(spec, self.authority.pki(), &client.name, proto);
-        let address = if proto.ends_with('6') {
+        let server = if proto.ends_with('6') {
             "2001:db8:1::1"
         } else {
             "192.0.2.1"
         };
+        let address = client.remote.unwrap_or(server);
+        if client
+            .lines
+            .iter()
+            .any(|line| line.starts_with("tls-crypt-v2 "))
+        {
+            lines.retain(|line| !line.starts_with("tls-crypt-v2 "));
+        }
         if !client.certificate {
             lines.retain(|line| !line.starts_with("cert ") && !line.starts_with("key "));
         }

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use ringway_lab::certs::KeyKind;
 use ringway_lab::link::{Cipher, LinkSpec, Mode, Outside, Wrap};
 use ringway_lab::peer::Peer;
-use ringway_lab::{chosen, full, note, ready, traffic};
+use ringway_lab::{cases, full, note, ready, traffic};
 
 use Cipher::{Aes128CbcSha1, Aes256CbcSha256, Aes256Gcm, ChaCha20Poly1305};
 use Outside::{V4, V6};
@@ -29,20 +29,6 @@ enum Roles {
 /// How Ringway moves packets: engine and number of workers.
 const VARIANTS: [(&str, u16); 4] = [("uring", 1), ("syscalls", 2), ("uring", 2), ("syscalls", 1)];
 
-macro_rules! cases {
-    ($($name:ident: $roles:ident, $wrap:ident, $cipher:ident, $outside:ident, $keys:ident,
-       $engine:literal $workers:literal;)*) => {
-        $(#[test]
-        fn $name() -> Result<()> {
-            if !ready(stringify!($name)) || !chosen(stringify!($name), &SHORT) {
-                return Ok(());
-            }
-            let variant = ($engine, $workers);
-            case(Roles::$roles, $wrap, $cipher, $outside, KeyKind::$keys, variant)
-        })*
-    };
-}
-
 /// What runs by default: each role, wrapping, cipher, address family and engine.
 const SHORT: [&str; 7] = [
     "tls_server_plain_gcm_v4",
@@ -54,18 +40,18 @@ const SHORT: [&str; 7] = [
     "both_crypt_gcm_v6",
 ];
 
-cases! {
-    tls_server_plain_gcm_v4: TlsServer, Plain, Aes256Gcm, V4, EcdsaP256, "uring" 1;
-    tls_server_auth_chacha_v6: TlsServer, TlsAuth, ChaCha20Poly1305, V6, Rsa2048, "syscalls" 2;
-    tls_server_crypt_cbc128_v4: TlsServer, TlsCrypt, Aes128CbcSha1, V4, EcdsaP256, "uring" 2;
-    tls_client_auth_gcm_v6: TlsClient, TlsAuth, Aes256Gcm, V6, EcdsaP256, "uring" 2;
-    tls_client_plain_cbc256_v4: TlsClient, Plain, Aes256CbcSha256, V4, Rsa2048, "syscalls" 1;
-    tls_client_crypt_chacha_v4: TlsClient, TlsCrypt, ChaCha20Poly1305, V4, EcdsaP256, "syscalls" 2;
-    pull_crypt_v2_gcm_v4: PullClient, TlsCryptV2, Aes256Gcm, V4, Rsa2048, "uring" 2;
-    pull_crypt_cbc256_v6: PullClient, TlsCrypt, Aes256CbcSha256, V6, EcdsaP256, "syscalls" 2;
-    pull_plain_cbc128_v4: PullClient, Plain, Aes128CbcSha1, V4, EcdsaP256, "uring" 1;
-    both_crypt_gcm_v6: Both, TlsCrypt, Aes256Gcm, V6, EcdsaP256, "uring" 3;
-    both_auth_cbc256_v4: Both, TlsAuth, Aes256CbcSha256, V4, EcdsaP256, "uring" 2;
+cases! { case, SHORT,
+    tls_server_plain_gcm_v4: Roles::TlsServer, Plain, Aes256Gcm, V4, KeyKind::EcdsaP256, ("uring", 1);
+    tls_server_auth_chacha_v6: Roles::TlsServer, TlsAuth, ChaCha20Poly1305, V6, KeyKind::Rsa2048, ("syscalls", 2);
+    tls_server_crypt_cbc128_v4: Roles::TlsServer, TlsCrypt, Aes128CbcSha1, V4, KeyKind::EcdsaP256, ("uring", 2);
+    tls_client_auth_gcm_v6: Roles::TlsClient, TlsAuth, Aes256Gcm, V6, KeyKind::EcdsaP256, ("uring", 2);
+    tls_client_plain_cbc256_v4: Roles::TlsClient, Plain, Aes256CbcSha256, V4, KeyKind::Rsa2048, ("syscalls", 1);
+    tls_client_crypt_chacha_v4: Roles::TlsClient, TlsCrypt, ChaCha20Poly1305, V4, KeyKind::EcdsaP256, ("syscalls", 2);
+    pull_crypt_v2_gcm_v4: Roles::PullClient, TlsCryptV2, Aes256Gcm, V4, KeyKind::Rsa2048, ("uring", 2);
+    pull_crypt_cbc256_v6: Roles::PullClient, TlsCrypt, Aes256CbcSha256, V6, KeyKind::EcdsaP256, ("syscalls", 2);
+    pull_plain_cbc128_v4: Roles::PullClient, Plain, Aes128CbcSha1, V4, KeyKind::EcdsaP256, ("uring", 1);
+    both_crypt_gcm_v6: Roles::Both, TlsCrypt, Aes256Gcm, V6, KeyKind::EcdsaP256, ("uring", 3);
+    both_auth_cbc256_v4: Roles::Both, TlsAuth, Aes256CbcSha256, V4, KeyKind::EcdsaP256, ("uring", 2);
 }
 
 #[test]

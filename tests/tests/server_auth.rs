@@ -1,9 +1,15 @@
-//! Who may come in: user names and passwords, tokens, answers that come later, revoked
-//! certificates.
+//! Who may come in: user names and passwords, tokens, answers that come later, answers to questions,
+//! keys that say something of themselves, revoked certificates.
+
+use std::io::Write as _;
+use std::os::unix::net::UnixStream;
 
 use anyhow::{Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use ringway_lab::command::POLL;
-use ringway_lab::peer::Peer;
+use ringway_lab::link::Wrap;
+use ringway_lab::peer::{Peer, UP};
 use ringway_lab::site::{ClientSpec, SOON, Site, SiteSpec, answers, each_server, programs};
 
 /// Notes every question; knows everybody whose password is the name backwards.
@@ -148,6 +154,111 @@ fn later(site: &mut Site, programs: [Peer; 3]) -> Result<()> {
     site.clients[2].wait_up(SOON)?;
     site.carries(2)?;
     site.carries(0)
+}
+
+#[test]
+fn answers_to_questions() -> Result<()> {
+    each_server("answers_to_questions", |server| {
+        let spec = SiteSpec::new(server)
+            .line("script-security 3")
+            .line("auth-user-pass-verify %F/verify.sh via-env")
+            .line("client-crresponse %F/response.sh")
+            .line("keepalive 1 10");
+        let mut site = spec.prepare()?;
+        site.script(
+            "verify.sh",
+            "#!/bin/sh
+printf '300\\ncrtext\\nCR_TEXT:R,E:Which river?\\n' > \"$auth_pending_file\"
+exit 2
+",
+        )?;
+        // The decision is where that of the first script would be; without one there is none.
+        site.script(
+            "response.sh",
+            "#!/bin/sh
+answer=$(base64 -d < \"$1\")
+echo \"$script_type $common_name $username $answer\" >> %F/answers
+case $answer in
+Main) echo 1 > \"$auth_control_file\" ;;
+Rhein) echo 0 > \"$auth_control_file\" ;;
+*) exit 1 ;;
+esac
+",
+        )?;
+        site.start_server()?;
+        site.check(answered)
+    })
+}
+
+/// Clients of the stock program: their answers come through its management interface.
+fn answered(site: &mut Site) -> Result<()> {
+    let clients = [("anna", "Main"), ("berta", "Rhein"), ("clara", "Elbe")];
+    for (host, (name, _)) in clients.into_iter().enumerate() {
+        let client = ClientSpec::new(Peer::OpenVpn, host, name)
+            .line(&login(site, name, "any")?)
+            .line("push-peer-info")
+            .line("setenv IV_SSO crtext")
+            .line(&format!("management %F/{name}.sock unix"));
+        site.launch(&client)?;
+    }
+    for (client, (name, answer)) in clients.into_iter().enumerate() {
+        site.clients[client].wait_for("AUTH_PENDING", SOON)?;
+        let socket = site.lab.folder().join(format!("{name}.sock"));
+        let mut management = UnixStream::connect(socket)?;
+        writeln!(management, "cr-response {}", STANDARD.encode(answer))?;
+        let outcome = if client == 0 { UP } else { "AUTH_FAILED" };
+        site.clients[client].wait_for(outcome, SOON)?;
+        let line = format!("client-crresponse {name} {name} {answer}\n");
+        site.wait_text("answers", |text| text.contains(&line))?;
+    }
+    site.carries(0)
+}
+
+#[test]
+fn keys_are_judged_by_what_they_say() -> Result<()> {
+    each_server("keys_are_judged_by_what_they_say", |server| {
+        let spec = SiteSpec {
+            wrap: Wrap::TlsCryptV2,
+            ..SiteSpec::new(server)
+        };
+        let mut site = spec
+            .line("script-security 2")
+            .line("tls-crypt-v2-verify %F/verify.sh")
+            .prepare()?;
+        site.script(
+            "verify.sh",
+            "#!/bin/sh
+text=$(tr -d '\\000' < \"$metadata_file\")
+[ \"$metadata_type\" = 0 ] || text=
+echo \"$script_type $metadata_type $text\" >> %F/keys
+[ \"$text\" = 'store 7' ]
+",
+        )?;
+        for (name, text) in [("anna", "store 7"), ("berta", "store 8")] {
+            site.authority.pki().add_client_key(name, text)?;
+        }
+        site.start_server()?;
+        site.check(|site| judged(site, programs(server)))
+    })
+}
+
+fn judged(site: &mut Site, programs: [Peer; 3]) -> Result<()> {
+    for (host, name) in [(1, "berta"), (0, "anna")] {
+        let key = format!("tls-crypt-v2 %F/pki/v2-{name}.key");
+        site.launch(&ClientSpec::new(programs[host], host, name).line(&key))?;
+    }
+    // Its key says when it was made and no more.
+    site.launch(&ClientSpec::new(programs[2], 2, "clara"))?;
+    for text in ["0 store 7", "0 store 8", "1 "] {
+        let line = format!("tls-crypt-v2-verify {text}\n");
+        site.wait_text("keys", |text| text.contains(&line))?;
+    }
+    site.clients[1].wait_up(SOON)?;
+    site.carries(1)?;
+    site.server_says("TLS CRYPT V2 VERIFY SCRIPT ERROR", "tls-crypt-v2-verify: ")?;
+    let refused = [0, 2].map(|client| site.clients[client].count(UP));
+    ensure!(refused == [0, 0], "came in with a refused key: {refused:?}");
+    Ok(())
 }
 
 #[test]

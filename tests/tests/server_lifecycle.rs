@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use ringway_lab::command::POLL;
 use ringway_lab::netns::OUTSIDE;
 use ringway_lab::peer::{Peer, UP};
+use ringway_lab::relay::Relay;
 use ringway_lab::site::{ClientSpec, SOON, Site, SiteSpec, TinyDisk, each_server, programs};
 use ringway_lab::{note, ready};
 
@@ -30,24 +31,30 @@ fn moves_and_leaves(site: &mut Site, programs: [Peer; 3]) -> Result<()> {
     let names = ["anna", "berta", "clara"];
     let clients =
         [0, 1, 2].map(|n| ClientSpec::new(programs[n], n, names[n]).line("explicit-exit-notify 2"));
-    site.join_all(&clients)?;
+    // The third one's port is changed on the way.
+    let host = &site.hosts[2];
+    let mut relay = Relay::beside(host, "127.0.0.1:1194", "192.0.2.12:7000", "192.0.2.1:1194")?;
+    let [anna, berta, clara] = clients;
+    site.join_all(&[anna, berta, clara.remote("127.0.0.1")])?;
     site.carries(0)?;
+    relay.change_port()?;
+    site.carries(2)?;
+    site.server_says("", "clara/192.0.2.12:7000 floated to 192.0.2.12:")?;
+    ensure!(site.clients[2].count(UP) == 1, "a new session, no float");
     // A new address for the client: its next packets tell the server.
     let host = site.clients[0].namespace().clone();
     let before = site.inside(0)?;
     host.ip(&format!("addr del 192.0.2.10/24 dev {OUTSIDE}"))?;
     host.ip(&format!("addr add 192.0.2.110/24 dev {OUTSIDE}"))?;
     site.carries(0)?;
-    if site.spec.server == Peer::Ringway {
-        site.server()?.wait_for("floated", SOON)?;
-    }
+    site.server_says("", "floated to 192.0.2.110")?;
     ensure!(
         site.clients[0].count(UP) == 1 && site.inside(0)? == before,
         "a new session, no float"
     );
     // Those whose time is over.
-    site.server()?.wait_for("session-timeout", SOON)?;
-    site.server()?.wait_for("inactive", SOON)?;
+    site.server()?.wait_for("soft,session-timeout", SOON)?;
+    site.server()?.wait_for("soft,inactive", SOON)?;
     for client in [1, 2] {
         site.clients[client].kill();
     }
@@ -61,7 +68,7 @@ fn moves_and_leaves(site: &mut Site, programs: [Peer; 3]) -> Result<()> {
     site.carries(0)?;
     // A client that says goodbye.
     site.clients[0].stop()?;
-    site.server_says("SIGTERM[soft,remote-exit]", "remote-exit")
+    site.server_says("CC-EEN exit message received", "remote-exit")
 }
 
 #[test]

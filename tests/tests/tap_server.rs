@@ -7,7 +7,9 @@
 //!   c2 tun0 --'
 //! ```
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,7 +18,7 @@ use ringway_lab::peer::{Peer, Vpn};
 use ringway_lab::site::{
     ClientSpec, DEVICE, SOON, Site, SiteSpec, both_servers, each_server, programs,
 };
-use ringway_lab::traffic;
+use ringway_lab::traffic::{self, Helper};
 
 const NAMES: [&str; 3] = ["anna", "berta", "clara"];
 
@@ -94,6 +96,200 @@ fn vlans() -> Result<()> {
                 ensure!(!site.reaches(1, address(2)?)?, "berta reaches clara");
             }
             stop(site)
+        })
+    })
+}
+
+#[test]
+fn vlan_accept_all() -> Result<()> {
+    let case = VlanCase {
+        accept: "all",
+        from_anna: Some(Some(10)),
+        from_berta: None,
+        to_anna: true,
+        to_berta: b"su",
+    };
+    vlan_accept("vlan_accept_all", &case)
+}
+
+#[test]
+fn vlan_accept_tagged() -> Result<()> {
+    let case = VlanCase {
+        accept: "tagged",
+        from_anna: Some(Some(10)),
+        from_berta: Some(20),
+        to_anna: true,
+        to_berta: b"s",
+    };
+    vlan_accept("vlan_accept_tagged", &case)
+}
+
+#[test]
+fn vlan_accept_untagged() -> Result<()> {
+    let case = VlanCase {
+        accept: "untagged",
+        from_anna: None,
+        from_berta: None,
+        to_anna: false,
+        to_berta: b"u",
+    };
+    vlan_accept("vlan_accept_untagged", &case)
+}
+
+/// What the device takes and gives. Anna and clara are in VLAN 10, berta is in 20 like the device.
+struct VlanCase {
+    accept: &'static str,
+    /// The tag with which the device gives what anna and clara send, if it does.
+    from_anna: Option<Option<u16>>,
+    /// The tag with which it gives what berta sends.
+    from_berta: Option<u16>,
+    /// Whether anna and clara get frames that the device takes with tag 10.
+    to_anna: bool,
+    /// Frames of the device that berta gets, in the order in which they are sent: `s`, which has tag
+    /// 20 there, and `u` without a tag.
+    to_berta: &'static [u8],
+}
+
+fn vlan_accept(test: &str, case: &VlanCase) -> Result<()> {
+    each_server(test, |server| {
+        let spec = SiteSpec {
+            tap: true,
+            ..SiteSpec::new(server)
+        };
+        let mut site = spec
+            .line("client-to-client")
+            .line("client-config-dir %F/ccd")
+            .line("vlan-tagging")
+            .line(&format!("vlan-accept {}", case.accept))
+            .line("vlan-pvid 20")
+            .prepare()?;
+        for name in ["anna", "clara"] {
+            site.file(&format!("ccd/{name}"), "vlan-pvid 10\n")?;
+        }
+        site.start_server()?;
+        site.check(|site| {
+            join_all(site, server)?;
+            frames_of_vlans(site, case)
+        })
+    })
+}
+
+/// Each port's last frame is one that arrives, so that what was sent before it has arrived or never
+/// will.
+fn frames_of_vlans(site: &mut Site, case: &VlanCase) -> Result<()> {
+    let [anna, berta, clara] = [0, 1, 2].map(|client| site.clients[client].namespace().clone());
+    let (from_anna, from_clara, from_berta) =
+        (frame(b'a', None), frame(b'c', None), frame(b'b', None));
+    let last = frame(b'b', case.from_berta);
+    let mut device = port(&site.server_namespace, &last)?;
+    let mut at_anna = port(&anna, &from_clara)?;
+    let mut at_clara = port(&clara, &from_anna)?;
+    let last = case.to_berta.last().context("nothing reaches berta")?;
+    let at_berta = port(&berta, &frame(*last, None))?;
+
+    device.tell(&frame(b't', Some(10)))?;
+    let mut sent = [(b's', Some(20)), (b'u', None)];
+    // First what berta is not to get.
+    sent.sort_by_key(|(name, _)| case.to_berta.iter().position(|to| to == name));
+    for (name, vlan) in sent {
+        device.tell(&frame(name, vlan))?;
+    }
+    let expected = case.to_berta.iter().map(|&name| frame(name, None));
+    ensure_seen("berta", at_berta, expected)?;
+
+    at_clara.tell(&from_clara)?;
+    at_anna.tell(&from_anna)?;
+    let tagged = case.to_anna.then(|| frame(b't', None));
+    ensure_seen(
+        "clara",
+        at_clara,
+        tagged.clone().into_iter().chain([from_anna]),
+    )?;
+    ensure_seen("anna", at_anna, tagged.into_iter().chain([from_clara]))?;
+
+    let mut at_berta = port(&berta, &from_berta)?;
+    at_berta.tell(&from_berta)?;
+    let mut expected = vec![frame(b'b', case.from_berta)];
+    if let Some(tag) = case.from_anna {
+        expected.extend([frame(b'a', tag), frame(b'c', tag)]);
+    }
+    ensure_seen("the device", device, expected)
+}
+
+fn ensure_seen(who: &str, port: Helper, frames: impl IntoIterator<Item = String>) -> Result<()> {
+    let seen: BTreeSet<String> = port.finish(SOON).context(who.to_owned())?;
+    let expected: BTreeSet<String> = frames.into_iter().collect();
+    ensure!(seen == expected, "{who}: {seen:#?} is not {expected:#?}");
+    Ok(())
+}
+
+/// A frame to everybody from a host called `name`, which nobody but these labs sends.
+fn frame(name: u8, vlan: Option<u16>) -> String {
+    let tag = vlan.map_or_else(String::new, |vlan| format!("8100{vlan:04x}"));
+    let inside = format!("{name:02x}").repeat(46);
+    format!("ffffffffffff02005e1000{name:02x}{tag}88b5{inside}")
+}
+
+/// A host in one bridge with the namespace's device that sends the frames it is told, and sees frames
+/// up to `last`.
+fn port(namespace: &Namespace, last: &str) -> Result<Helper> {
+    let helper = Helper::start(namespace, &["frame-port", "raw0", last, "30"])?;
+    if !namespace.interfaces()?.iter().any(|name| name == "br0") {
+        namespace.ip("link add br0 type bridge mcast_snooping 0")?;
+        namespace.ip(&format!("link set {DEVICE} master br0"))?;
+        namespace.ip("link set br0 up")?;
+    }
+    namespace.ip("link set raw0 master br0")?;
+    namespace.ip("link set raw0 up")?;
+    Ok(helper)
+}
+
+/// An address that is heard no more is forgotten, one that is in use is not.
+#[test]
+fn stale_addresses() -> Result<()> {
+    each_server("stale_addresses", |server| {
+        let spec = SiteSpec {
+            tap: true,
+            ..SiteSpec::new(server)
+        };
+        let mut site = spec
+            .line("script-security 2")
+            .line("learn-address %F/learn")
+            .line("stale-routes-check 2 1")
+            .line("status %F/status 1")
+            .prepare()?;
+        site.script("learn", "#!/bin/sh\necho \"$@\" >> %F/learned\n")?;
+        site.start_server()?;
+        site.check(|site| {
+            site.join(&ClientSpec::new(programs(server)[0], 0, NAMES[0]))?;
+            let namespace = site.clients[0].namespace().clone();
+            let mut host = port(&namespace, &frame(b's', None))?;
+            let [silent, busy] = [b's', b'b'].map(|name| format!("02:00:5e:10:00:{name:02x}@0"));
+            // The bridge itself is a host too, and goes on.
+            namespace.ip(&format!("link set br0 address 02:00:5e:10:00:{:02x}", b'b'))?;
+            namespace.ip("addr add 10.9.0.90/24 dev br0")?;
+            let ping = ["-q", "-i", "0.2", "-I", "br0", "10.9.0.1"];
+            let mut ping = namespace
+                .command("ping")
+                .args(ping)
+                .stdout(Stdio::null())
+                .spawn()?;
+            host.tell(&frame(b's', None))?;
+            let forgotten = site
+                .wait_text("learned", |text| {
+                    let said = |what: String| text.contains(&what);
+                    said(format!("add {silent}")) && said(format!("add {busy}"))
+                })
+                .and_then(|_| {
+                    let line = format!("delete {silent}");
+                    site.wait_text("learned", |text| text.contains(&line))
+                });
+            ping.kill()?;
+            ping.wait()?;
+            let learned = forgotten?;
+            ensure!(!learned.contains(&format!("delete {busy}")), "{learned}");
+            site.wait_text("status", |text| !text.is_empty() && !text.contains(&silent))?;
+            Ok(())
         })
     })
 }

@@ -1,4 +1,4 @@
-//! Chores around the process: `daemon`, `writepid`, `nice`, `mlock`, `cd`.
+//! Chores around the process: `daemon`, `writepid`, `nice`, `mlock`, `cd`, room for open files.
 //!
 //! Errors are one line that names the option.
 
@@ -8,7 +8,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::mman::{MlockAllFlags, mlockall};
-use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 /// Continues in a new process and session without a controlling terminal; the calling process ends
@@ -69,6 +69,16 @@ pub fn lock_memory() -> Result<(), String> {
         .map_err(|error| failed("mlock", error))
 }
 
+/// Makes room for this many open files where less is allowed and the hard limit lets it. Scripts
+/// inherit it. Who then finds no room says so.
+pub fn allow_open_files(count: u64) {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < count
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, count.min(hard), hard);
+    }
+}
+
 fn failed(option: &str, error: Errno) -> String {
     format!("{option}: {}", error.desc())
 }
@@ -124,6 +134,12 @@ mod tests {
         silence(false).unwrap();
         leave_directory().unwrap();
         set_nice(3).unwrap();
+        let files = || getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, 64, 200).unwrap();
+        for (wanted, soft) in [(100, 100), (50, 100), (300, 200)] {
+            allow_open_files(wanted);
+            assert_eq!(files(), (soft, 200));
+        }
         let pid_file = Path::new(&file).with_extension("pid");
         write_pid(&pid_file).unwrap();
         let pid = fs::read_to_string(&pid_file).unwrap();

@@ -32,6 +32,8 @@ use crate::log;
 const MOST_UNDECIDED: usize = 1024;
 /// Joined connections.
 const MOST_JOINED: usize = 1024;
+/// Open files that all of them are at most.
+pub const MOST_FILES: usize = MOST_UNDECIDED + 2 * MOST_JOINED;
 /// How long a connection may take to say what it is.
 const SILENCE: Duration = Duration::from_secs(30);
 /// How long two joined ends may both be silent.

@@ -280,7 +280,7 @@ impl fmt::Display for ScriptError {
                 (None, None) => f.write_str("failed"),
             },
             ScriptError::TimedOut(limit) => {
-                write!(f, "was killed after {} seconds", limit.as_secs_f32())
+                write!(f, "was killed after {:.0} seconds", limit.as_secs_f32())
             }
             ScriptError::Expired => f.write_str("not run: its turn did not come in time"),
             ScriptError::QueueFull => f.write_str("not run: too many scripts are waiting"),

@@ -32,6 +32,8 @@ const BACKLOG: i32 = 256;
 pub(super) struct Listeners {
     pub(super) udp: Vec<UdpListener>,
     pub(super) tcp: Vec<TcpListener>,
+    /// No connection can be taken now; those that wait would make every wait end at once.
+    pub(super) tcp_pauses: bool,
     /// Where connections go that may be somebody else's (`port-share`).
     pub(super) share: Option<PortShare>,
 }
@@ -67,6 +69,7 @@ impl Listeners {
         let mut listeners = Listeners {
             udp: Vec::new(),
             tcp: Vec::new(),
+            tcp_pauses: false,
             share: None,
         };
         let mut workers = WorkerSockets {
@@ -100,17 +103,19 @@ impl Listeners {
     /// What to wait for, in the order of the listeners' numbers; behind them `share`. Nothing is
     /// waited for at listeners that rest.
     pub(super) fn poll_fds(&self, now: Instant) -> impl Iterator<Item = PollFd<'_>> {
+        let flags = |rests| match rests {
+            true => PollFlags::empty(),
+            false => PollFlags::POLLIN,
+        };
         let udp = self.udp.iter().map(move |listener| {
-            let flags = match listener.rests_until {
-                Some(until) if now < until => PollFlags::empty(),
-                _ => PollFlags::POLLIN,
-            };
-            PollFd::new(listener.control.as_fd(), flags)
+            let rests = listener.rests_until.is_some_and(|until| now < until);
+            PollFd::new(listener.control.as_fd(), flags(rests))
         });
-        let tcp = self.tcp.iter().map(AsFd::as_fd);
-        let share = self.share.iter().map(AsFd::as_fd);
-        let others = tcp.chain(share);
-        udp.chain(others.map(|fd| PollFd::new(fd, PollFlags::POLLIN)))
+        let tcp = self.tcp.iter();
+        let tcp = tcp.map(move |listener| PollFd::new(listener.as_fd(), flags(self.tcp_pauses)));
+        let share = self.share.iter();
+        let share = share.map(|share| PollFd::new(share.as_fd(), PollFlags::POLLIN));
+        udp.chain(tcp).chain(share)
     }
 
     /// When the next listener has rested enough.

@@ -52,6 +52,7 @@ use super::keepalive::{Due, Keepalive};
 use super::{Cause, Ending, Program, link, setup};
 use crate::config::options::Options;
 use crate::config::server::{ClientConfig, ServerOptions};
+use crate::host::daemon::allow_open_files;
 use crate::host::jobs::{JobLimits, Jobs};
 use crate::host::port_share::PortShare;
 use crate::host::script::Hook;
@@ -125,6 +126,7 @@ impl<'p> Server<'p> {
     fn start(program: &'p mut Program, settings: Arc<ServerOptions>) -> Result<Self, Ending> {
         let options = program.options.clone();
         let connection = options.connections[0].clone();
+        allow_open_files(settings::open_files(&settings));
         // First, since this is what fails when something is wrong.
         let (listeners, sockets) = Listeners::open(&options, &settings).map_err(Ending::fatal)?;
         let state = connect::State::new(&options, &settings).map_err(Ending::fatal)?;
@@ -400,8 +402,11 @@ impl<'p> Server<'p> {
                     }
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                // It ended before its turn came.
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     log::warn!(in Link, "TCP: accept: {error}");
+                    self.listeners.tcp_pauses = true;
                     return;
                 }
             }
@@ -609,9 +614,10 @@ impl<'p> Server<'p> {
     // ---- clients move and go -------------------------------------------------------------------
 
     fn floated(&mut self, handle: PeerHandle, endpoint: Endpoint) {
+        let before = self.label(handle);
         self.clients.moved(handle, endpoint);
         self.with_client(handle, |_, client| {
-            log::notice!("{} floated to {}", client.label(), endpoint.remote);
+            log::notice!("{before} floated to {}", endpoint.remote);
             client.env.set_trusted(endpoint.remote);
             client
                 .tunnel
@@ -666,6 +672,7 @@ impl<'p> Server<'p> {
     // ---- once a second -------------------------------------------------------------------------
 
     fn tick(&mut self, now: Now) {
+        self.listeners.tcp_pauses = false;
         self.program.chores(now);
         if self
             .leaving

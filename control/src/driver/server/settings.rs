@@ -17,11 +17,15 @@ use crate::config::server::{ClientConfig, Listen, Rate, ServerOptions};
 use crate::driver::keepalive::KeepaliveConfig;
 use crate::driver::setup;
 use crate::host::env::ScriptEnv;
+use crate::host::port_share::MOST_FILES;
 use crate::host::server_scripts::Configured;
 use crate::proto::acceptor::AcceptorConfig;
 use crate::proto::rate::RateLimit;
 use crate::proto::wrap::tls_crypt_v2::ServerKey;
 use crate::proto::wrap::{ClientWraps, V2Server};
+
+/// Open files of everything but connections: sockets, devices, scripts, logs.
+const OTHER_FILES: u64 = 256;
 
 /// How a listener's sockets are opened.
 pub(super) fn listen_config(options: &Options, place: &Listen, local: Option<IpAddr>) -> UdpConfig {
@@ -157,4 +161,17 @@ pub(super) fn hooks(settings: &ServerOptions) -> Configured {
         learn_address: settings.learn_address.is_some(),
         client_disconnect: settings.client_disconnect.is_some(),
     }
+}
+
+/// How many files a server has open at most: each connection is one.
+pub(super) fn open_files(settings: &ServerOptions) -> u64 {
+    let clients = match settings.listen.iter().any(|place| place.tcp) {
+        true => u64::from(settings.max_clients),
+        false => 0,
+    };
+    let shared = settings
+        .port_share
+        .as_ref()
+        .map_or(0, |_| MOST_FILES as u64);
+    OTHER_FILES + clients + shared
 }
