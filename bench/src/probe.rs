@@ -306,3 +306,21 @@ fn memory(tunnel: &Tunnel, seconds: u32) -> Result<Values> {
     let [now, peak] = tunnel.memory_mib()?;
     Ok(vec![(Measure::Memory, now), (Measure::MemoryPeak, peak)])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_server_between_tests_is_asked_again() {
+        for said in [
+            "the server is busy running a test. try again later",
+            "unable to connect to server: Connection reset by peer",
+        ] {
+            assert!(between_tests(said), "{said}");
+        }
+        assert!(!between_tests(
+            "unable to connect to server: Connection refused"
+        ));
+    }
+}
