@@ -127,11 +127,11 @@ pub fn help() -> String {
            --server NET MASK, --server-ipv6 NET   serve many clients with addresses from there\n  \
            --server-bridge GATEWAY MASK FIRST LAST  the same, with --dev tap in a bridge\n  \
            --push \"route NET MASK\", --client-config-dir D, --client-to-client\n  \
-                                                  what clients are told, and may do\n  \
+         \x20                                      what clients are told, and may do\n  \
            --tls-client, --tls-server             one end each of a link between two peers\n  \
            --dev tun --ifconfig LOCAL REMOTE      the tunnel's device and addresses\n  \
            --proto udp|tcp, --port N              how and where outside; several\n  \
-                                                  --local HOST PORT PROTO for a server of both\n  \
+         \x20                                      --local HOST PORT PROTO for a server of both\n  \
            --ca F --cert F --key F                certificates, PEM\n  \
            --peer-fingerprint HASH                instead of --ca: the peer's own certificate\n  \
            --tls-crypt F                          hide and protect the handshake\n  \
@@ -144,7 +144,7 @@ pub fn help() -> String {
            --ringway-cpus 2,4-7                   CPUs for these threads\n  \
            --ringway-busy-poll MICROSECONDS       how long they look before they sleep\n  \
            --ringway-push-update [SECONDS]        a server tells connected clients what has changed in\n  \
-                                                  client-config-dir\n\
+         \x20                                      client-config-dir\n\
          \n\
          Signals: TERM and INT end, HUP reads the configuration again, USR1 reconnects,\n\
          USR2 logs statistics.\n\
