@@ -697,12 +697,12 @@ fn open_status(options: &Options) -> Result<Option<StatusFile>, String> {
         .map_err(|error| format!("status '{}': {error}", status.path.display()))
 }
 
-/// `remap-usr1`, for restarts of every cause.
 /// Without a service manager this does nothing; a lost notice harms nobody.
 fn notify_service_manager(states: &[NotifyState<'_>]) {
     let _ = sd_notify::notify(states);
 }
 
+/// `remap-usr1`, for restarts of every cause.
 fn remap(options: &Options, ending: Ending) -> Ending {
     if !matches!(ending, Ending::Restart { .. }) {
         return ending;
