@@ -213,7 +213,8 @@ impl<'p> Server<'p> {
             self.take_script_results();
             self.check_deferred();
             let now = now();
-            while let Some(client) = self.timers.pop(now.instant) {
+            // Each once: whatever one of them does, the others have their turn.
+            for client in self.timers.due(now.instant) {
                 self.with_client(client, |_, client| client.tunnel.handle_timeout(now));
             }
             if now.instant >= self.next_tick {
@@ -229,6 +230,7 @@ impl<'p> Server<'p> {
             self.close(handle, "server-exit");
         }
         self.state.save_pool();
+        self.finish_scripts();
         let Server {
             program, workers, ..
         } = self;
@@ -615,6 +617,15 @@ impl<'p> Server<'p> {
 
     fn floated(&mut self, handle: PeerHandle, endpoint: Endpoint) {
         let before = self.label(handle);
+        let Some(listener) = self.clients.find(handle).map(|client| client.listener) else {
+            return;
+        };
+        // The data plane knows those only that have their keys.
+        if let Some(other) = self.clients.at(Place::of(listener, &endpoint))
+            && other != handle
+        {
+            self.close(other, "floated");
+        }
         self.clients.moved(handle, endpoint);
         self.with_client(handle, |_, client| {
             log::notice!("{before} floated to {}", endpoint.remote);
@@ -633,7 +644,8 @@ impl<'p> Server<'p> {
         };
         let place = Place::of(client.listener, &endpoint);
         let identity = client.identity();
-        let Some(other) = self.clients.at(place) else {
+        // It may be there by now, and nobody else.
+        let Some(other) = self.clients.at(place).filter(|other| *other != handle) else {
             return;
         };
         let same = self
