@@ -39,7 +39,7 @@ use ringway_dataplane::command::{
 };
 use ringway_dataplane::control_socket::Batch;
 use ringway_dataplane::error::StartError;
-use ringway_dataplane::wire::{self, Header, PING};
+use ringway_dataplane::wire::{self, Header, OCC_EXIT, PING};
 use ringway_dataplane::worker::{GroupStats, Workers};
 
 use self::client::{Client, Stage};
@@ -76,8 +76,6 @@ const BATCHES_PER_TURN: usize = 2;
 const NOISE_REST: Duration = Duration::from_millis(2);
 /// TCP connections accepted in one turn.
 const ACCEPTS_PER_TURN: usize = 64;
-/// OCC message: the peer leaves (protocol §7.8).
-const OCC_EXIT: u8 = 6;
 /// How long a server that tells its clients of its end waits for them (protocol §9).
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(2);
 
