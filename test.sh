@@ -31,11 +31,32 @@ docs() {
     RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --document-private-items --quiet
 }
 
+# The tests of these packages, for cargo. All packages are always selected: another selection would
+# have other features, and be built anew.
+tests_of() {
+    for package; do
+        for file in "$package"/tests/*.rs "$package"/tests/*/main.rs; do
+            [ -e "$file" ] || continue
+            name=${file#"$package"/tests/}
+            name=${name%/main.rs}
+            echo "--test ${name%.rs}"
+        done
+    done
+}
+
+# Tests of code, and the simulator with a hundred seeds.
+unit_tests() {
+    # Unquoted: many words.
+    RINGWAY_SEEDS=$SEEDS cargo test --workspace --lib --bins \
+        $(tests_of control dataplane tuning bench) &&
+        cargo test --workspace --doc
+}
+
 # The labs run the program as it is shipped, one test at a time: each has the machine to itself.
 labs() {
     cargo build --release -p ringway &&
         RINGWAY_BIN=${RINGWAY_BIN:-${CARGO_TARGET_DIR:-$PWD/target}/release/ringway} \
-            cargo test -p ringway-lab --no-fail-fast --tests -- --test-threads=1
+            cargo test --workspace --no-fail-fast $(tests_of tests) -- --test-threads=1
 }
 
 lint() {
@@ -45,10 +66,7 @@ lint() {
 }
 
 unit() {
-    stage "unit tests" cargo test --workspace --exclude ringway-lab
-    # The simulator again, with hundreds of seeds.
-    stage "simulator, $SEEDS seeds" env RINGWAY_SEEDS="$SEEDS" \
-        cargo test -p ringway --test simulator
+    stage "unit tests, simulator with $SEEDS seeds" unit_tests
 }
 
 case ${1:-all} in

@@ -12,7 +12,8 @@ need_root() {
 install_missing() {
     packages=
     for pair in cc:gcc c++:g++ make:make ip:iproute2 ethtool:ethtool ping:iputils-ping \
-        setpriv:util-linux openvpn:openvpn iperf3:iperf3 smcrouted:smcroute; do
+        setpriv:util-linux openvpn:openvpn iperf3:iperf3 smcrouted:smcroute \
+        make-cadir:easy-rsa; do
         command -v "${pair%%:*}" >/dev/null 2>&1 || packages="$packages ${pair##*:}"
     done
     [ -n "$packages" ] || return 0

@@ -20,22 +20,40 @@ export RUSTFLAGS
 cargo build --release --quiet --target "$host"
 
 targets=${*:-$(cd fuzz_targets && ls ./*.rs | sed 's|^\./||; s|\.rs$||')}
-failed=
-for target in $targets; do
-    mkdir -p "corpus/$target" "artifacts/$target" "target/found/$target"
-    log=target/found/$target.log
+
+# One target; says how it went, and leaves a file if it failed.
+run() {
+    target=$1
+    found=target/found/$target
+    mkdir -p "corpus/$target" "artifacts/$target" "$found"
+    rm -f "$found.failed"
     # New inputs go to the first folder, so that the committed corpus stays as it is.
-    if "target/$host/release/$target" "target/found/$target" "corpus/$target" \
+    if "target/$host/release/$target" "$found" "corpus/$target" \
         -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=8192 \
-        -artifact_prefix="artifacts/$target/" -print_final_stats=1 >"$log" 2>&1; then
-        runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
+        -artifact_prefix="artifacts/$target/" -print_final_stats=1 >"$found.log" 2>&1; then
+        runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$found.log")
         seeds=$(find "corpus/$target" -type f | wc -l)
         echo "fuzz $target: ok, $runs runs in $seconds s from $seeds seeds"
     else
-        tail -n 40 "$log"
+        : >"$found.failed"
+        tail -n 40 "$found.log"
         echo "fuzz $target: FAILED"
-        failed="$failed $target"
     fi
+}
+
+# As many at once as there are processors.
+jobs=$(nproc)
+count=0
+for target in $targets; do
+    run "$target" &
+    count=$((count + 1))
+    [ $((count % jobs)) -ne 0 ] || wait
+done
+wait
+
+failed=
+for target in $targets; do
+    [ ! -e "target/found/$target.failed" ] || failed="$failed $target"
 done
 if [ -n "$failed" ]; then
     echo "fuzz: failed:$failed (inputs in fuzz/artifacts/)"

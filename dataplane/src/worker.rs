@@ -49,7 +49,7 @@ use self::handover::{Batch, Bell, Handover};
 use self::receive::Receive;
 use self::streams::Streams;
 use self::transmit::{Slab, Stage, Transmit};
-use crate::command::{Command, Endpoint, Event, StreamConfig, StreamId};
+use crate::command::{Command, Endpoint, Event, Forwarding, StreamConfig, StreamId};
 use crate::error::{DropReason, StartError};
 use crate::peer::PeerTable;
 use crate::pool::{Failures, Inbox, RxMessage};
@@ -84,9 +84,10 @@ const LAST_WORD_LIMIT: Duration = Duration::from_secs(1);
 /// How long [`WorkerHandle::send`] waits for room before it gives the worker up.
 const SEND_LIMIT: Duration = Duration::from_secs(5);
 
-/// A worker's turn at its processor, in nanoseconds: the shortest there is, so that packets do not wait
-/// for the end of other threads' turns, such as those of handshakes.
-const TURN_NS: u64 = 100_000;
+/// The turn of a server's worker at its processor, in nanoseconds: the shortest there is, so that packets
+/// do not wait for the end of other threads' turns, above all the control thread's with its handshakes.
+/// A link by itself has none of those, and would pay for more changes of thread.
+const SERVER_TURN_NS: u64 = 100_000;
 
 /// What a worker starts with.
 #[derive(Debug)]
@@ -259,8 +260,6 @@ impl Worker {
                 match Worker::new(shared, place, command_queue, &thread_wake, io, cpu, tun) {
                     Ok(mut worker) => {
                         worker.busy_poll = busy_poll;
-                        // Without it packets wait a little longer on a busy machine.
-                        let _ = sched::set_turn(TURN_NS);
                         let _ = started.send(Ok(worker.engine.name()));
                         worker.run()
                     }
@@ -583,7 +582,13 @@ impl Worker {
                 self.publish_peers();
                 self.peers.remove(handle);
             }
-            Command::SetForwarding(forwarding) => self.peers.set_forwarding(forwarding),
+            Command::SetForwarding(forwarding) => {
+                self.peers.set_forwarding(forwarding);
+                if forwarding != Forwarding::PointToPoint {
+                    // Without it packets wait a little longer on a busy machine.
+                    let _ = sched::set_turn(SERVER_TURN_NS);
+                }
+            }
             Command::AddRoute(handle, prefix) => self.peers.add_route(handle, prefix),
             Command::RemoveRoute(handle, prefix) => self.peers.remove_route(handle, prefix),
             Command::SetPort(handle, port) => self.peers.set_port(handle, port),

@@ -8,7 +8,14 @@ use ringway_lab::link::{LinkSpec, Outside, Wrap};
 use ringway_lab::netns::Lab;
 use ringway_lab::peer::Peer;
 use ringway_lab::relay::Relay;
-use ringway_lab::{full, note, ready, traffic};
+use ringway_lab::{chosen, full, note, ready, traffic};
+
+/// What runs by default; loss alone in other measures and copies alone take a minute more.
+const SHORT: [&str; 3] = [
+    "five_percent_loss",
+    "thirty_percent_reordered",
+    "everything_at_once",
+];
 
 #[test]
 fn one_percent_loss() -> Result<()> {
@@ -51,7 +58,7 @@ fn everything_at_once() -> Result<()> {
 }
 
 fn bad_link(name: &str, faults: &[&str], bytes: u64) -> Result<()> {
-    if !ready(name) {
+    if !ready(name) || !chosen(name, &SHORT) {
         return Ok(());
     }
     let subject = Peer::subject();

@@ -103,8 +103,8 @@ impl Tunnel {
         primary.release_buffers();
         let key_id = primary.key_id;
         let started = primary.started.unwrap_or(now.instant);
-        let tls = primary.tls().map(|t| t.description()).unwrap_or_default();
         if key_id > 0 {
+            let tls = primary.tls().map(|t| t.description()).unwrap_or_default();
             self.log(3, format!("TLS: renegotiated, key_id={key_id}: {tls}"));
         }
         // The peer may install its keys a little later than we do (protocol §2.6).
