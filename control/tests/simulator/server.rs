@@ -603,6 +603,24 @@ fn a_stolen_or_late_cookie_is_worth_nothing() {
 }
 
 #[test]
+fn a_cookie_shown_again_and_again_buys_no_answers() {
+    let mut crowd = clean(fixed(&wraps()[0]), Transport::Udp);
+    crowd.forget_cookies();
+    crowd.add(wraps()[0].clone(), |_| {});
+    crowd.run(5 * MS);
+    let second = crowd.second_packet();
+    let mut other = clean(fixed(&wraps()[0]), Transport::Udp);
+    other.set_rates(RateLimit::new(10, 10 * S), Some(RateLimit::new(0, 10 * S)));
+    for n in 0..100 {
+        let mut reset = bare_reset(&mut other.rng);
+        other.give_server(address(1000 + n), &mut reset);
+        other.give_server(crowd.clients[0].address, &mut second.clone());
+    }
+    assert_eq!(other.refused(Refusal::AcceptRate), 100);
+    assert_eq!(other.backscatter, 10);
+}
+
+#[test]
 fn over_tcp_whatever_cannot_be_taken_ends_that_connection_only() {
     let mut crowd = clean(v2_server(), Transport::Tcp);
     for n in 0..6 {
