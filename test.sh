@@ -5,8 +5,8 @@
 #     RINGWAY_LAB_FULL=1 ./test.sh  everything; the labs with every combination and long runs
 #     ./test.sh lint|unit|labs|fuzz one stage
 #
-# The labs need root and Debian's openvpn, iperf3, iproute2, ethtool and iputils-ping; without
-# them they say SKIP (with CI=true in the environment they fail).
+# The labs need root and the Debian packages of tools.sh; without them they say SKIP (with CI=true in
+# the environment they fail).
 set -eu
 cd "$(dirname "$0")"
 FUZZ_SECONDS=${FUZZ_SECONDS:-2}

@@ -145,11 +145,12 @@ fn tcp(tunnel: &Tunnel, shape: TcpShape, seconds: u32) -> Result<Values> {
             streams: shape.streams,
             direction: shape.direction,
         };
-        // iperf3 takes one test at a time, and a slow link drains for a while after the last one.
+        // iperf3 takes one test at a time and listens anew for each, and a slow link drains for a while
+        // after the last one.
         let mut outcome = server.load(&tunnel.client, load);
         for _ in 0..5 {
             match &outcome {
-                Err(error) if error.to_string().contains("busy") => {
+                Err(error) if between_tests(&error.to_string()) => {
                     std::thread::sleep(Duration::from_millis(500));
                     outcome = server.load(&tunnel.client, load);
                 }
@@ -169,6 +170,11 @@ fn tcp(tunnel: &Tunnel, shape: TcpShape, seconds: u32) -> Result<Values> {
         values.push((Measure::TcpCpu, spent / (result.bytes as f64 / 1e9)));
     }
     Ok(values)
+}
+
+/// Whether iperf3 was not ready for the next test, by what the connecting end says.
+fn between_tests(error: &str) -> bool {
+    error.contains("busy") || error.contains("Connection reset")
 }
 
 /// One try is shorter than a TCP measurement: there are several, and the best counts.
@@ -299,4 +305,22 @@ fn memory(tunnel: &Tunnel, seconds: u32) -> Result<Values> {
     tcp(tunnel, shape, seconds).context("loading")?;
     let [now, peak] = tunnel.memory_mib()?;
     Ok(vec![(Measure::Memory, now), (Measure::MemoryPeak, peak)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_server_between_tests_is_asked_again() {
+        for said in [
+            "the server is busy running a test. try again later",
+            "unable to connect to server: Connection reset by peer",
+        ] {
+            assert!(between_tests(said), "{said}");
+        }
+        assert!(!between_tests(
+            "unable to connect to server: Connection refused"
+        ));
+    }
 }

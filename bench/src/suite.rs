@@ -237,6 +237,74 @@ pub(crate) const SETTINGS: &[Setting] = &[
         rounds: ALWAYS,
     },
     Setting {
+        key: "outer-tcp",
+        title: "One TCP stream, `proto tcp`, AES-256-GCM",
+        condition: Condition {
+            tcp: true,
+            ..Condition::PLAIN
+        },
+        probes: &[ONE_STREAM],
+        entrants: DUEL,
+        rounds: ALWAYS,
+    },
+    Setting {
+        key: "tap",
+        title: "One TCP stream, `dev tap`, AES-256-GCM",
+        condition: Condition {
+            tap: true,
+            ..Condition::PLAIN
+        },
+        probes: &[ONE_STREAM],
+        entrants: DUEL,
+        rounds: ALWAYS,
+    },
+    Setting {
+        key: "fragment",
+        title: "One TCP stream, `fragment 1300`, AES-256-GCM",
+        condition: Condition {
+            lines: &["fragment 1300"],
+            ..Condition::PLAIN
+        },
+        probes: &[ONE_STREAM],
+        entrants: DUEL,
+        rounds: ALWAYS,
+    },
+    // TCP would not be cut: `mssfix` follows `fragment`, and two Ringways cut it to what fits.
+    Setting {
+        key: "fragment-cut",
+        title: "1200-byte UDP, `fragment 1000`: every packet in two parts",
+        condition: Condition {
+            lines: &["fragment 1000"],
+            ..Condition::PLAIN
+        },
+        probes: &[Probe::Bulk],
+        entrants: DUEL,
+        rounds: ALWAYS,
+    },
+    Setting {
+        key: "tun-hub",
+        title: "One TCP stream from client to client of a server, `dev tun`, CPU of all three",
+        condition: Condition {
+            hub: true,
+            ..Condition::PLAIN
+        },
+        probes: &[ONE_STREAM],
+        entrants: DUEL,
+        rounds: ALWAYS,
+    },
+    Setting {
+        key: "tap-hub",
+        title: "One TCP stream from client to client of a server, `dev tap`, CPU of all three",
+        condition: Condition {
+            tap: true,
+            hub: true,
+            ..Condition::PLAIN
+        },
+        probes: &[ONE_STREAM],
+        entrants: DUEL,
+        rounds: ALWAYS,
+    },
+    Setting {
         key: "latency",
         title: "Round trips, AES-256-GCM",
         condition: Condition::PLAIN,

@@ -4,6 +4,7 @@
 //!   client ns            outer veth            server ns
 //!   load -> tun -> VPN ---------------- VPN -> tun -> load
 //!   load ------------------------------------> load          (bare veth)
+//!   load -> tun -> VPN ------ VPN ----- VPN -> tun -> load   (a hub: two clients of a server)
 //! ```
 
 use std::fs;
@@ -13,6 +14,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use ringway_lab::link::{Cipher, Link, LinkSpec};
 use ringway_lab::netns::{Lab, Namespace, OUTSIDE, Path2};
+use ringway_lab::peer::{Peer, Vpn};
+use ringway_lab::site::{ClientSpec, Site, SiteSpec};
 use ringway_lab::traffic;
 
 use crate::process::{FAR, Pair};
@@ -30,6 +33,13 @@ pub(crate) struct Condition {
     pub(crate) outer_mtu: u32,
     /// MTU of the tunnel device; `None` leaves each program its default for the outer MTU.
     pub(crate) tun_mtu: Option<u32>,
+    /// TCP outside, for OpenVPN peers.
+    pub(crate) tcp: bool,
+    /// Ethernet frames inside, for OpenVPN peers.
+    pub(crate) tap: bool,
+    /// OpenVPN peers are two clients of one server, which hands from one to the other; the wires of
+    /// all three are as they come.
+    pub(crate) hub: bool,
     /// Lines added to OpenVPN files.
     pub(crate) lines: &'static [&'static str],
 }
@@ -77,6 +87,9 @@ impl Condition {
         underlay: Underlay::Whole,
         outer_mtu: 1500,
         tun_mtu: None,
+        tcp: false,
+        tap: false,
+        hub: false,
         lines: &[],
     };
 
@@ -106,6 +119,7 @@ pub(crate) struct Tunnel {
 enum Ends {
     Veth,
     OpenVpn(Box<Link>),
+    Hub(Box<Site>),
     Pair(Box<Pair>),
 }
 
@@ -115,6 +129,17 @@ impl Tunnel {
     /// # Errors
     /// When it does not come up within 30 seconds.
     pub(crate) fn start(program: &Program, condition: &Condition) -> Result<Self> {
+        let tunnel = match condition.hub {
+            true => Self::hub(program, condition)?,
+            false => Self::direct(program, condition)?,
+        };
+        let answer = traffic::ping_until(&tunnel.client, tunnel.far[0], Duration::from_secs(10));
+        tunnel.explain(answer)?;
+        Ok(tunnel)
+    }
+
+    /// Two ends on one wire.
+    fn direct(program: &Program, condition: &Condition) -> Result<Self> {
         let mut lab = Lab::new()?;
         let path = lab.direct()?;
         for end in [&path.client, &path.server] {
@@ -141,19 +166,44 @@ impl Tunnel {
                 (Ends::Pair(Box::new(pair)), FAR, Some(lab))
             }
         };
-        let tunnel = Self {
+        Ok(Self {
             client,
             server,
             far,
             ends,
             _lab: lab,
-        };
-        let answer = traffic::ping_until(&tunnel.client, tunnel.far[0], Duration::from_secs(10));
-        tunnel.explain(answer)?;
-        Ok(tunnel)
+        })
     }
 
-    /// User plus system time of the VPN processes of both ends so far, in seconds; 0 without any.
+    /// Two clients of one server: the first sends, the second receives.
+    fn hub(program: &Program, condition: &Condition) -> Result<Self> {
+        let (peer, lines) = lines(program, condition)?;
+        let mut spec = SiteSpec {
+            tap: condition.tap,
+            proto: if condition.tcp { "tcp4" } else { "udp4" },
+            hosts: 2,
+            ..SiteSpec::new(peer)
+        }
+        .line("client-to-client");
+        let mut clients =
+            [(0, "anna"), (1, "berta")].map(|(n, name)| ClientSpec::new(peer, n, name));
+        let cipher = format!("data-ciphers {}", condition.cipher.name());
+        for line in [cipher].iter().chain(&lines) {
+            spec = spec.line(line);
+            clients = clients.map(|client| client.line(line));
+        }
+        let mut site = spec.start()?;
+        site.check(|site| site.join_all(&clients))?;
+        Ok(Self {
+            client: site.hosts[0].clone(),
+            server: site.hosts[1].clone(),
+            far: site.inside(1)?,
+            ends: Ends::Hub(Box::new(site)),
+            _lab: None,
+        })
+    }
+
+    /// User plus system time of all VPN processes so far, in seconds; 0 without any.
     ///
     /// # Errors
     /// When one has ended.
@@ -161,11 +211,12 @@ impl Tunnel {
         match &self.ends {
             Ends::Veth => Ok(0.0),
             Ends::OpenVpn(link) => Ok(link.client.cpu_seconds()? + link.server.cpu_seconds()?),
+            Ends::Hub(site) => processes(site).map(Vpn::cpu_seconds).sum(),
             Ends::Pair(pair) => pair.cpu_seconds(),
         }
     }
 
-    /// Resident size of the server end's process in MiB: now, and the most it has been.
+    /// Resident size of the receiving end's process in MiB: now, and the most it has been.
     ///
     /// # Errors
     /// When there is no process or it has ended.
@@ -173,17 +224,18 @@ impl Tunnel {
         let pid = match &self.ends {
             Ends::Veth => anyhow::bail!("the bare wire has no process"),
             Ends::OpenVpn(link) => link.server.pid(),
+            Ends::Hub(site) => site.clients[1].pid(),
             Ends::Pair(pair) => pair.server.pid(),
         };
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         Ok([mib(&status, "VmRSS")?, mib(&status, "VmHWM")?])
     }
 
-    /// The two ends as the lab knows them, when they are OpenVPN peers.
+    /// The two ends as the lab knows them, when they are OpenVPN peers on one wire.
     pub(crate) fn link(&self) -> Option<&Link> {
         match &self.ends {
             Ends::OpenVpn(link) => Some(link),
-            Ends::Veth | Ends::Pair(_) => None,
+            Ends::Veth | Ends::Hub(_) | Ends::Pair(_) => None,
         }
     }
 
@@ -197,32 +249,46 @@ impl Tunnel {
             Ends::OpenVpn(link) => {
                 anyhow::anyhow!("{error:#}\n{}\n{}", link.server.tail(), link.client.tail())
             }
+            Ends::Hub(site) => {
+                let tails: Vec<String> = processes(site).map(Vpn::tail).collect();
+                anyhow::anyhow!("{error:#}\n{}", tails.join("\n"))
+            }
             Ends::Pair(pair) => anyhow::anyhow!("{error:#}\n{}", pair.tail()),
         })
     }
 }
 
 fn openvpn(program: &Program, condition: &Condition, lab: Lab, path: Path2) -> Result<Link> {
-    let Kind::OpenVpn(peer, extra) = &program.kind else {
-        anyhow::bail!("{} takes no OpenVPN file", program.key);
-    };
+    let (peer, lines) = lines(program, condition)?;
     let mut spec = LinkSpec {
         cipher: condition.cipher,
-        ..LinkSpec::new(*peer, *peer)
+        tcp: condition.tcp,
+        tap: condition.tap,
+        ..LinkSpec::new(peer, peer)
     };
-    if let Some(mtu) = condition.tun_mtu {
-        spec = spec.line(&format!("tun-mtu {mtu}"));
-    }
-    // Later lines override: what a variant asks for comes last.
-    for line in condition.lines {
-        spec = spec.line(line);
-    }
-    for line in extra {
+    for line in &lines {
         spec = spec.line(line);
     }
     let mut link = spec.launch(lab, path)?;
     link.wait_up(Duration::from_secs(30))?;
     Ok(link)
+}
+
+/// The program for all ends, and what their files have beyond keys, addresses and cipher.
+fn lines(program: &Program, condition: &Condition) -> Result<(Peer, Vec<String>)> {
+    let Kind::OpenVpn(peer, extra) = &program.kind else {
+        anyhow::bail!("{} takes no OpenVPN file", program.key);
+    };
+    let mtu = condition.tun_mtu.map(|mtu| format!("tun-mtu {mtu}"));
+    let asked = condition.lines.iter().map(|line| (*line).to_owned());
+    // Later lines override: what a variant asks for comes last.
+    let lines = mtu.into_iter().chain(asked).chain(extra.iter().cloned());
+    Ok((*peer, lines.collect()))
+}
+
+/// A server and its clients.
+fn processes(site: &Site) -> impl Iterator<Item = &Vpn> {
+    site.server.iter().chain(&site.clients)
 }
 
 /// A size in MiB from the text of `/proc/PID/status` (proc(5)), which counts in KiB.

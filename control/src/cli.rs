@@ -73,6 +73,7 @@ pub struct TunRequest {
 pub fn parse(args: &[String]) -> Result<Invocation, String> {
     match args.first().map(String::as_str) {
         None => return Err("no configuration given; try ringway --help".to_owned()),
+        Some("check") if args[1..] == ["--help"] => return Ok(Invocation::Help),
         Some("check") => return check(&args[1..]),
         Some("doctor") => return Ok(Invocation::Doctor(args[1..].to_vec())),
         Some("-h" | "-?" | "--help" | "help") => return Ok(Invocation::Help),
@@ -122,9 +123,15 @@ pub fn help() -> String {
            ringway --rmtun --dev NAME                            remove it\n\
          \n\
          Often used options (in a file without the dashes):\n  \
-           --client --remote HOST [PORT]          connect to a server and take its settings\n  \
+           --client --remote HOST [PORT [PROTO]]  connect to a server and take its settings\n  \
+           --server NET MASK, --server-ipv6 NET   serve many clients with addresses from there\n  \
+           --server-bridge GATEWAY MASK FIRST LAST  the same, with --dev tap in a bridge\n  \
+           --push \"route NET MASK\", --client-config-dir D, --client-to-client\n  \
+         \x20                                      what clients are told, and may do\n  \
            --tls-client, --tls-server             one end each of a link between two peers\n  \
            --dev tun --ifconfig LOCAL REMOTE      the tunnel's device and addresses\n  \
+           --proto udp|tcp, --port N              how and where outside; several\n  \
+         \x20                                      --local HOST PORT PROTO for a server of both\n  \
            --ca F --cert F --key F                certificates, PEM\n  \
            --peer-fingerprint HASH                instead of --ca: the peer's own certificate\n  \
            --tls-crypt F                          hide and protect the handshake\n  \
@@ -133,15 +140,17 @@ pub fn help() -> String {
          \n\
          Ringway's own:\n  \
            --ringway-io auto|uring|syscalls       how packets are moved\n  \
-           --ringway-cpus 2,4-7                   CPUs for the packet threads\n  \
+           --ringway-workers N|auto               threads that move them\n  \
+           --ringway-cpus 2,4-7                   CPUs for these threads\n  \
+           --ringway-busy-poll MICROSECONDS       how long they look before they sleep\n  \
            --ringway-push-update [SECONDS]        a server tells connected clients what has changed in\n  \
-                                                  client-config-dir\n\
+         \x20                                      client-config-dir\n\
          \n\
          Signals: TERM and INT end, HUP reads the configuration again, USR1 reconnects,\n\
          USR2 logs statistics.\n\
          \n\
-         Every option, honoured or not and why: docs/options.md. What they mean: the manual of\n\
-         OpenVPN, openvpn(8).\n",
+         Every option, honoured or not and why: docs/options.md; what a server does otherwise:\n\
+         docs/server.md. What options mean: the manual of OpenVPN, openvpn(8).\n",
     );
     text
 }

@@ -19,7 +19,7 @@ pub(super) fn check(options: &Options, server: &ServerOptions, findings: &mut Ve
         && let Some(text) = secret_of(source, findings)
         && !text.contains("-----BEGIN OpenVPN auth-token server key-----")
     {
-        let message = "holds no key; make one: ringway genkey auth-token FILE";
+        let message = "holds no key; make one: ringway --genkey auth-token FILE";
         fault(source, message, findings);
     }
     if let Some(directory) = &server.client_config_dir {

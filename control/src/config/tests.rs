@@ -279,6 +279,14 @@ fn fragment_is_an_option_of_a_connection() {
         let error = fault(&format!("{PEER}{bad}\n"));
         assert!(error.contains("fragment"), "{error}");
     }
+    let error = fault(
+        "dev tun\nserver 10.8.0.0 255.255.255.0\nproto tcp\nca ca\ncert c\nkey k\n\
+                       fragment 1300\n",
+    );
+    assert_eq!(
+        error,
+        "t.conf:7: fragment: is for UDP; delete it, TCP cuts by itself"
+    );
 }
 
 #[test]

@@ -23,7 +23,16 @@ pub(super) fn context(options: &Options) -> Result<(TlsContext, Vec<String>), St
         }
         other => other,
     }
-    .map_err(|e| e.to_string())
+    .map_err(|error| at_its_option(options, error.to_string()))
+}
+
+/// A fault that begins with the option it is about, with the place of that option in front.
+fn at_its_option(options: &Options, text: String) -> String {
+    let option = text.split(':').next().unwrap_or_default();
+    match source_of(options, option) {
+        Some(source) => format!("{}: {text}", source.position),
+        None => text,
+    }
 }
 
 /// Findings about every certificate, key and list, placed at the option that names it.
@@ -45,8 +54,9 @@ pub(super) fn findings(options: &Options) -> Vec<Diagnostic> {
         .collect()
 }
 
-fn placed(options: &Options, finding: tls::inspect::Finding) -> Diagnostic {
-    let source = match finding.what {
+/// Where one of the options stands that bring certificates, keys and lists.
+fn source_of<'a>(options: &'a Options, option: &str) -> Option<&'a Source> {
+    match option {
         "ca" => options.ca.as_ref().or(options.capath.as_ref()),
         "cert" => options.cert.as_ref(),
         "key" => options.key.as_ref(),
@@ -55,7 +65,11 @@ fn placed(options: &Options, finding: tls::inspect::Finding) -> Diagnostic {
             None => None,
         },
         _ => None,
-    };
+    }
+}
+
+fn placed(options: &Options, finding: tls::inspect::Finding) -> Diagnostic {
+    let source = source_of(options, finding.what);
     let severity = match finding.severity {
         tls::inspect::Severity::Error => Severity::Error,
         _ => Severity::Warning,

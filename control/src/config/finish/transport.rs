@@ -93,6 +93,13 @@ fn http_proxy(given: &HttpProxyDraft) -> Result<Option<HttpProxy>, ConfigError> 
 
 /// What the two ends of TCP need of the rest; a server of many has rules of its own.
 pub(super) fn check(draft: &Draft, list: &[Connection]) -> Result<(), ConfigError> {
+    if list
+        .iter()
+        .any(|c| c.fragment.is_some() && c.proto.is_tcp())
+    {
+        let message = "is for UDP; delete it, TCP cuts by itself";
+        return Err(conflict(draft, "fragment", message));
+    }
     if draft.server.is_on() {
         return Ok(());
     }

@@ -444,11 +444,7 @@ impl Server<'_> {
     fn deny(&mut self, client: &mut Client, reason: Option<String>) {
         match client.login.take() {
             Some(login) => {
-                log::warn!(
-                    "{} SENT CONTROL [{}]: 'AUTH_FAILED'",
-                    client.label(),
-                    client.common_name
-                );
+                log::warn!("{} TLS Auth Error: the client is refused", client.label());
                 let answer = Command::AuthFailed {
                     request: login.request.request,
                     reason,
