@@ -241,7 +241,8 @@ pub enum Event {
         /// The UDP payload, or the packet in a TCP stream; at least one byte.
         datagram: Box<[u8]>,
     },
-    /// An authenticated OCC message from a peer: op and data without the magic prefix
+    /// An authenticated OCC message from a peer (from a client only [`OCC_EXIT`](crate::wire::OCC_EXIT)):
+    /// op and data without the magic prefix
     /// (protocol §7.8).
     Occ(PeerHandle, Box<[u8]>),
     /// An authenticated packet arrived from a new address and the peer's endpoint followed it.

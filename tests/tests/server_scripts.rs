@@ -383,3 +383,35 @@ echo 2 > \"$client_connect_deferred_file\"
         })
     })
 }
+
+#[test]
+fn scripts_of_the_end_come_to_their_own() -> Result<()> {
+    each_server("scripts_of_the_end_come_to_their_own", |server| {
+        let mut site = SiteSpec::new(server)
+            .line("script-security 2")
+            .line("client-disconnect %F/disconnect.sh")
+            .prepare()?;
+        site.script(
+            "disconnect.sh",
+            "#!/bin/sh
+sleep 0.5
+echo $common_name $bytes_sent >> %F/gone
+",
+        )?;
+        site.start_server()?;
+        site.check(|site| {
+            let programs = programs(server);
+            for (host, name) in ["anna", "berta"].into_iter().enumerate() {
+                site.join(&ClientSpec::new(programs[host], host, name))?;
+            }
+            site.server()?.stop()?;
+            let gone = site.text("gone");
+            let told = |name: &str| gone.lines().filter(|line| line.starts_with(name)).count();
+            ensure!(
+                told("anna ") == 1 && told("berta ") == 1,
+                "who has gone: {gone:?}"
+            );
+            Ok(())
+        })
+    })
+}

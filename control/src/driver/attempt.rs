@@ -22,7 +22,7 @@ use ringway_dataplane::error::{DropReason, StartError};
 use ringway_dataplane::key_slot::Cipher;
 use ringway_dataplane::stats::PeerStats;
 use ringway_dataplane::udp::UdpSocket;
-use ringway_dataplane::wire::{OCC_MAGIC, PING};
+use ringway_dataplane::wire::{OCC_EXIT, OCC_MAGIC, PING};
 use ringway_dataplane::worker::{GroupStats, Workers};
 
 use super::keepalive::{Due, Keepalive, Sample};
@@ -45,8 +45,6 @@ use crate::proto::tunnel::{self, Mode, Transport, Tunnel, TunnelConfig};
 
 /// The only peer of a point-to-point link or a client.
 const PEER: PeerHandle = PeerHandle(0);
-/// OCC message: the peer leaves (protocol §7.8).
-const OCC_EXIT: u8 = 6;
 /// Chores that need no better clock than this.
 const TICK: Duration = Duration::from_secs(1);
 /// Shortest time between two warnings of packets that did not pass authentication.

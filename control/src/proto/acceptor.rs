@@ -334,8 +334,10 @@ impl Acceptor {
         let Some(cookie) = echoed else {
             return Err(Refusal::BadCookie);
         };
+        let accepted = self.accept(now, second, Some(cookie))?;
+        // Not before: else a cookie that is shown again and again would buy any number of answers.
         self.answers.give_back();
-        self.accept(now, second, Some(cookie))
+        Ok(accepted)
     }
 
     fn accept(

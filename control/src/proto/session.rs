@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use super::key_derivation::KeySource;
 use super::key_state::{KeyError, KeyState, OwnMessage, Settings};
 use super::packet::{Opcode, SessionId};
+use super::wrap::tls_crypt_v2::Metadata;
 use super::wrap::{StaticKey, Wrap, WrapConfig};
 use super::{Now, TlsRole};
 
@@ -18,6 +19,8 @@ pub(super) struct Session {
     /// key_id of the next soft reset: 1..7, then 1 again (protocol §1).
     pub(super) next_key_id: u8,
     pub(super) primary: KeyState,
+    /// What the client's own key says of itself, until this session is the one in use.
+    pub(super) metadata: Option<Metadata>,
     wrap: Wrap,
     /// The key of that wrapping, for dynamic tls-crypt; gone when it is made.
     static_key: Option<Box<StaticKey>>,
@@ -49,6 +52,7 @@ impl Session {
                 own,
                 KeySource::random(rng, settings.role),
             ),
+            metadata: None,
             wrap,
             static_key,
             dynamic: None,

@@ -333,8 +333,8 @@ impl Tunnel {
             self.untrusted.as_ref().and_then(|s| s.primary.deadline()),
             self.retry.map(|(at, _)| at),
             self.keys.deadline(),
-            self.reneg_at
-                .filter(|_| self.active.primary.phase == Phase::Generated),
+            // As in `rekey_if_due`: what is not done when it is due must not be due.
+            self.reneg_at.filter(|_| self.may_rekey()),
             self.pull.next_request,
             self.pull.give_up,
             self.silent_until,
@@ -469,7 +469,8 @@ impl Tunnel {
     }
 
     /// A session of its own takes over; what was agreed on before counts no longer.
-    fn replace_active(&mut self, session: Session) {
+    fn replace_active(&mut self, mut session: Session) {
+        let metadata = session.metadata.take();
         self.active = session;
         self.reneg_at = None;
         self.retry = None;
@@ -480,6 +481,9 @@ impl Tunnel {
         if let Some(client) = &mut self.client {
             client.begin_again();
             self.negotiated = None;
+        }
+        if let Some(metadata) = metadata {
+            self.push(Event::ClientKey(metadata));
         }
     }
 

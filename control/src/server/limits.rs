@@ -91,9 +91,12 @@ impl CommonNames {
     }
 
     /// A client with this name was authenticated. Those that have to go for it are left out from
-    /// now on.
+    /// now on. Without a name (no certificate) a client is not known, and nobody has to go.
     #[must_use = "these clients have to go"]
     pub fn enter(&mut self, common_name: &str, client: PeerHandle) -> Vec<PeerHandle> {
+        if common_name.is_empty() {
+            return Vec::new();
+        }
         let named = self.clients.entry(common_name.to_owned()).or_default();
         let older = match self.duplicates {
             true => Vec::new(),
@@ -187,6 +190,15 @@ mod tests {
         names.leave("x", c);
         assert_eq!(names.of("x"), []);
         assert_eq!(names.clients.len(), 1);
+    }
+
+    #[test]
+    fn clients_without_a_name_leave_each_other_alone() {
+        let mut names = CommonNames::new(false);
+        assert_eq!(names.enter("", PeerHandle(1)), []);
+        assert_eq!(names.enter("", PeerHandle(2)), []);
+        names.leave("", PeerHandle(1));
+        assert!(names.of("").is_empty() && names.clients.is_empty());
     }
 
     #[test]

@@ -501,6 +501,51 @@ fn a_client_that_says_goodbye_is_gone_soon() {
 }
 
 #[test]
+fn a_client_that_leaves_when_its_key_is_to_be_renewed_leaves_no_deadline_in_the_past() {
+    let mut crowd = clean(fixed(&wraps()[2]), Transport::Udp);
+    crowd.server.reneg_sec = 30 * S;
+    let client = crowd.add(wraps()[2].clone(), |_| {});
+    crowd.run_while(10 * S, |c| !c.all_connected());
+    crowd.run(28 * S);
+    crowd.client_command(client, Command::NotifyExit);
+    crowd.clients[client].gone = true;
+    // The key's time is over before the client is.
+    for _ in 0..4 {
+        crowd.run(crowd.time + S);
+        if let Some(instance) = crowd.instances.values().next() {
+            assert!(instance.exited);
+            assert!(instance.tunnel.poll_timeout() > Some(crowd.now().instant));
+        }
+    }
+    crowd.run(45 * S);
+    assert_eq!(reasons(&crowd), ["remote-exit"]);
+}
+
+#[test]
+fn a_recorded_first_packet_of_a_key_says_nothing_of_a_connected_client() {
+    let mut crowd = clean(v2_server(), Transport::Udp);
+    let wrap = v2_client(1, &Metadata::Created(UNIX));
+    let client = crowd.add(wrap, |_| {});
+    crowd.run(5 * S);
+    crowd.expect_all_connected("before");
+    let other = v2_client(9, &Metadata::User(b"another's".to_vec()));
+    let mut reset = crowd.old_v3_reset(&other);
+    let at = crowd.clients[client].address;
+    crowd.give_server(at, &mut reset);
+    crowd.run(10 * S);
+    crowd.expect_all_connected("after");
+    assert_eq!(crowd.instance(client).metadata, [Metadata::Created(UNIX)]);
+    // One that proves itself is judged by its own key.
+    crowd.restart(client);
+    crowd.run(crowd.time + 10 * S);
+    crowd.expect_all_connected("restarted");
+    assert_eq!(
+        crowd.instance(client).metadata,
+        [Metadata::Created(UNIX), Metadata::Created(UNIX)]
+    );
+}
+
+#[test]
 fn old_clients_with_keys_of_their_own_need_no_cookie_unless_forced() {
     for (force_cookie, max_age, taken) in [
         (false, None, true),
@@ -555,6 +600,24 @@ fn a_stolen_or_late_cookie_is_worth_nothing() {
     let mut other = clean(fixed(&wraps()[0]), Transport::Udp);
     other.give_server(crowd.clients[0].address, &mut second.clone());
     assert_eq!(other.instances.len(), 1);
+}
+
+#[test]
+fn a_cookie_shown_again_and_again_buys_no_answers() {
+    let mut crowd = clean(fixed(&wraps()[0]), Transport::Udp);
+    crowd.forget_cookies();
+    crowd.add(wraps()[0].clone(), |_| {});
+    crowd.run(5 * MS);
+    let second = crowd.second_packet();
+    let mut other = clean(fixed(&wraps()[0]), Transport::Udp);
+    other.set_rates(RateLimit::new(10, 10 * S), Some(RateLimit::new(0, 10 * S)));
+    for n in 0..100 {
+        let mut reset = bare_reset(&mut other.rng);
+        other.give_server(address(1000 + n), &mut reset);
+        other.give_server(crowd.clients[0].address, &mut second.clone());
+    }
+    assert_eq!(other.refused(Refusal::AcceptRate), 100);
+    assert_eq!(other.backscatter, 10);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::Shared;
 use super::engine::Engine;
 use super::transmit::{Slab, Stage, Transmit};
 use crate::cipher::Segment;
-use crate::command::{Endpoint, Event, StreamEnd};
+use crate::command::{Endpoint, Event, Forwarding, StreamEnd};
 use crate::error::DropReason;
 use crate::forward::vlan::{self, ToDevice};
 use crate::forward::{News, Routes, Way};
@@ -336,9 +336,10 @@ impl Receive {
             return;
         }
         if known.remote != endpoint.remote {
-            let handle = peer.handle;
-            peers.move_endpoint(index, endpoint);
-            shared.outbox.send(Event::Floated(handle, endpoint));
+            // Only what the control thread knows of; if it cannot be told, the next packet tries again.
+            if shared.outbox.send(Event::Floated(peer.handle, endpoint)) {
+                peers.move_endpoint(index, endpoint);
+            }
         } else if endpoint.local.is_some() {
             peer.config.endpoint = endpoint;
         }
@@ -648,9 +649,14 @@ fn inner_packet(
     routes: &mut Routes,
     shared: &mut Shared,
 ) -> Result<Option<(usize, Way, ToDevice)>, DropReason> {
+    let is_server = routes.forwarding() != Forwarding::PointToPoint;
     match wire::magic(payload) {
         Magic::None => {}
         Magic::Ping => return Ok(None),
+        // A server needs nothing else, and one client must not fill the queue of all.
+        Magic::Occ(message) if is_server && message.first() != Some(&wire::OCC_EXIT) => {
+            return Ok(None);
+        }
         Magic::Occ(message) => {
             let event = Event::Occ(peer.handle, Box::from(message));
             if !shared.outbox.send(event) {

@@ -69,6 +69,7 @@ impl State {
 impl Server<'_> {
     /// The client's own key says this of itself.
     pub(super) fn check_client_key(&mut self, client: &mut Client, metadata: Metadata) {
+        self.abandon_handshake(client);
         client.metadata = Some(metadata);
         let next = client.hooks.begin(Stage::FirstPacket);
         self.go_on(client, Step::Key, next);
@@ -95,6 +96,9 @@ impl Server<'_> {
 
     /// A client's key message is here.
     pub(super) fn authenticate(&mut self, client: &mut Client, mut request: AuthRequest) {
+        if !client.waits_for_key() {
+            self.abandon_handshake(client);
+        }
         if client.calls_itself.is_some() && request.username == client.calls_itself {
             request.username.clone_from(&client.username);
         }
@@ -124,6 +128,16 @@ impl Server<'_> {
             self.deny(client, None);
         } else if !client.waits_for_key() {
             self.check_certificates(client);
+        }
+    }
+
+    /// The client has begun anew while it was being judged: nobody waits for that any more.
+    fn abandon_handshake(&mut self, client: &mut Client) {
+        if client.hooks.abandon_handshake().is_some() {
+            client.login = None;
+            let of_login = |deferred: &Deferred| matches!(deferred, Deferred::Login(..));
+            client.deferred.retain(|deferred| !of_login(deferred));
+            self.forget_scripts_if(client, Waiting::is_of_handshake);
         }
     }
 
@@ -489,6 +503,14 @@ impl Server<'_> {
             );
             return;
         };
+        if (client.waiting.iter()).any(|waiting| matches!(waiting, Waiting::Response(..))) {
+            // Else one client could fill the queue of everybody's scripts.
+            log::warn!(
+                "{} CR_RESPONSE is ignored: client-crresponse still runs for the last one",
+                client.label()
+            );
+            return;
+        }
         let waits = client.deferred.iter().find_map(|deferred| match deferred {
             Deferred::Login(_, login) => Some(login),
             Deferred::Connect(..) => None,

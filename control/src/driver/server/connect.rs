@@ -124,9 +124,13 @@ impl State {
 impl Server<'_> {
     /// The client is authenticated: everything it gets is decided now.
     pub(super) fn configure(&mut self, client: &mut Client) {
-        if client.stage == Stage::Up {
-            // It has begun a new session, and gets what it had.
+        // It has begun a new session, and gets what it had.
+        if client.hooks.is_admitted() {
             self.serve(client);
+            return;
+        }
+        // Or what it would have had: that is still being decided.
+        if client.stage == Stage::Configuring {
             return;
         }
         client.stage = Stage::Configuring;
@@ -169,7 +173,8 @@ impl Server<'_> {
     fn assign(&mut self, client: &mut Client) -> bool {
         let before = std::mem::take(&mut client.addresses);
         before.release(self.state.pool.as_mut(), now().unix);
-        let name = (!self.settings.duplicate_cn).then_some(client.common_name.as_str());
+        let name = Some(client.common_name.as_str());
+        let name = name.filter(|name| !self.settings.duplicate_cn && !name.is_empty());
         let assigned = self
             .state
             .network
@@ -242,9 +247,9 @@ impl Server<'_> {
     }
 
     /// Scripts that tell of a client's coming and going run in order: for each name, or where several
-    /// clients may have one name, for each client.
+    /// clients may have one name, or this has none, for each client.
     fn lane(&self, client: &Client) -> String {
-        match self.settings.duplicate_cn {
+        match self.settings.duplicate_cn || client.common_name.is_empty() {
             false => client.common_name.clone(),
             true => format!("{}#{}", client.common_name, client.handle.0),
         }

@@ -39,7 +39,7 @@ use ringway_dataplane::command::{
 };
 use ringway_dataplane::control_socket::Batch;
 use ringway_dataplane::error::StartError;
-use ringway_dataplane::wire::{self, Header, PING};
+use ringway_dataplane::wire::{self, Header, OCC_EXIT, PING};
 use ringway_dataplane::worker::{GroupStats, Workers};
 
 use self::client::{Client, Stage};
@@ -76,8 +76,6 @@ const BATCHES_PER_TURN: usize = 2;
 const NOISE_REST: Duration = Duration::from_millis(2);
 /// TCP connections accepted in one turn.
 const ACCEPTS_PER_TURN: usize = 64;
-/// OCC message: the peer leaves (protocol §7.8).
-const OCC_EXIT: u8 = 6;
 /// How long a server that tells its clients of its end waits for them (protocol §9).
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(2);
 
@@ -213,7 +211,8 @@ impl<'p> Server<'p> {
             self.take_script_results();
             self.check_deferred();
             let now = now();
-            while let Some(client) = self.timers.pop(now.instant) {
+            // Each once: whatever one of them does, the others have their turn.
+            for client in self.timers.due(now.instant) {
                 self.with_client(client, |_, client| client.tunnel.handle_timeout(now));
             }
             if now.instant >= self.next_tick {
@@ -229,6 +228,7 @@ impl<'p> Server<'p> {
             self.close(handle, "server-exit");
         }
         self.state.save_pool();
+        self.finish_scripts();
         let Server {
             program, workers, ..
         } = self;
@@ -615,6 +615,15 @@ impl<'p> Server<'p> {
 
     fn floated(&mut self, handle: PeerHandle, endpoint: Endpoint) {
         let before = self.label(handle);
+        let Some(listener) = self.clients.find(handle).map(|client| client.listener) else {
+            return;
+        };
+        // The data plane knows those only that have their keys.
+        if let Some(other) = self.clients.at(Place::of(listener, &endpoint))
+            && other != handle
+        {
+            self.close(other, "floated");
+        }
         self.clients.moved(handle, endpoint);
         self.with_client(handle, |_, client| {
             log::notice!("{before} floated to {}", endpoint.remote);
@@ -633,7 +642,8 @@ impl<'p> Server<'p> {
         };
         let place = Place::of(client.listener, &endpoint);
         let identity = client.identity();
-        let Some(other) = self.clients.at(place) else {
+        // It may be there by now, and nobody else.
+        let Some(other) = self.clients.at(place).filter(|other| *other != handle) else {
             return;
         };
         let same = self

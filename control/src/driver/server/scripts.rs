@@ -4,8 +4,10 @@
 //! the decisions that scripts have put off.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ringway_dataplane::command::PeerHandle;
 use ringway_dataplane::forward::mac_table::Station;
 
@@ -57,6 +59,19 @@ impl Waiting {
             | Waiting::Learn(job, ..)
             | Waiting::Station(job, ..)
             | Waiting::Response(job, _) => *job,
+        }
+    }
+}
+
+impl Waiting {
+    /// It belongs to a handshake, and ends with it.
+    pub(super) fn is_of_handshake(&self) -> bool {
+        match self {
+            Waiting::ClientKey(..)
+            | Waiting::Certificate(..)
+            | Waiting::Login(..)
+            | Waiting::Response(..) => true,
+            Waiting::Connect(..) | Waiting::Learn(..) | Waiting::Station(..) => false,
         }
     }
 }
@@ -150,7 +165,7 @@ impl Server<'_> {
     /// Looks for decisions that were put off.
     pub(super) fn check_deferred(&mut self) {
         let now = Instant::now();
-        while let Some(handle) = self.deferrals.pop(now) {
+        for handle in self.deferrals.due(now) {
             self.with_client(handle, |server, client| {
                 let (due, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut client.deferred)
                     .into_iter()
@@ -168,10 +183,52 @@ impl Server<'_> {
 
     /// A client is gone: nobody waits for its scripts.
     pub(super) fn forget_scripts(&mut self, client: &mut Client) {
-        for waiting in client.waiting.drain(..) {
+        self.forget_scripts_if(client, |_| true);
+    }
+
+    /// Nobody waits for these of its scripts.
+    pub(super) fn forget_scripts_if(
+        &mut self,
+        client: &mut Client,
+        forget: impl Fn(&Waiting) -> bool,
+    ) {
+        for waiting in client.waiting.extract_if(.., |waiting| forget(waiting)) {
             let job = waiting.job();
             self.running.clients.remove(&job);
             self.jobs.cancel(Instant::now(), job);
+        }
+    }
+}
+
+/// How long the last scripts of a server may take, all in all.
+const LAST_SCRIPTS: Duration = Duration::from_secs(30);
+
+impl Server<'_> {
+    /// Waits for the scripts that tell of the clients' end (they end with the server otherwise), up to
+    /// [`LAST_SCRIPTS`], or until the next signal.
+    pub(super) fn finish_scripts(&mut self) {
+        self.workers.wake();
+        let until = Instant::now() + LAST_SCRIPTS;
+        while !self.jobs.is_idle() && Instant::now() < until {
+            let next = self.jobs.next_timeout().map_or(until, |at| at.min(until));
+            let wait = next.saturating_duration_since(Instant::now());
+            let wait = wait + Duration::from_micros(999);
+            let mut fds = [
+                PollFd::new(self.jobs.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.program.signals.as_fd(), PollFlags::POLLIN),
+            ];
+            let _ = poll(
+                &mut fds,
+                PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX),
+            );
+            if fds[1].any().unwrap_or(false) {
+                break;
+            }
+            self.jobs.handle_ready(Instant::now());
+            while self.jobs.next_finished().is_some() {}
+        }
+        if !self.jobs.is_idle() {
+            log::warn!("scripts of clients that are gone have not ended, and are ended now");
         }
     }
 }

@@ -91,6 +91,15 @@ impl Server<'_> {
             self.station_forgotten(peer, replaced);
         }
         self.with_client(peer, |server, client| {
+            // One that has made room is not asked about any more: else a client with ever new
+            // addresses would fill the queue of everybody's scripts.
+            server.forget_scripts_if(client, |waiting| {
+                matches!(waiting, Waiting::Station(_, _, asked) if Some(*asked) == replaced)
+            });
+            let asked = |waiting: &Waiting| matches!(waiting, Waiting::Station(_, _, asked) if *asked == station);
+            if client.waiting.iter().any(asked) {
+                return;
+            }
             if server.settings.learn_address.is_none() {
                 server.take_address(client, address(station));
             } else if let Err(failure) = server.ask_for_station(client, station) {

@@ -36,8 +36,12 @@ impl Timers {
         self.queue.first().map(|&(at, _)| at)
     }
 
-    /// A client whose deadline has come; its deadline is gone then.
-    pub(super) fn pop(&mut self, now: Instant) -> Option<PeerHandle> {
+    /// The clients whose deadline has come; their deadlines are gone then.
+    pub(super) fn due(&mut self, now: Instant) -> Vec<PeerHandle> {
+        std::iter::from_fn(|| self.pop(now)).collect()
+    }
+
+    fn pop(&mut self, now: Instant) -> Option<PeerHandle> {
         let &(at, client) = self.queue.first()?;
         if at > now {
             return None;
@@ -64,13 +68,12 @@ mod tests {
         timers.set(PeerHandle(2), Some(at(7)));
         timers.set(PeerHandle(3), None);
         assert_eq!(timers.next(), Some(at(5)));
-        assert_eq!(timers.pop(at(4)), None);
-        assert_eq!(timers.pop(at(8)), Some(PeerHandle(1)));
-        assert_eq!(timers.pop(at(8)), Some(PeerHandle(2)));
-        assert_eq!(timers.pop(at(99)), None);
+        assert_eq!(timers.due(at(4)), []);
+        assert_eq!(timers.due(at(8)), [PeerHandle(1), PeerHandle(2)]);
+        assert_eq!(timers.due(at(99)), []);
         // Two clients at the same moment are both found.
         timers.set(PeerHandle(4), Some(at(1)));
         timers.set(PeerHandle(5), Some(at(1)));
-        assert!(timers.pop(at(1)).is_some() && timers.pop(at(1)).is_some());
+        assert_eq!(timers.due(at(1)), [PeerHandle(4), PeerHandle(5)]);
     }
 }

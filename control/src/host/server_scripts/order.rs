@@ -131,7 +131,8 @@ impl ClientHooks {
         }
         use Handshake as H;
         match (stage, self.handshake, self.admission) {
-            (Stage::FirstPacket, H::New, _) => {
+            // Again, when a connected client begins a session of its own.
+            (Stage::FirstPacket, H::New | H::KeyAccepted | H::Verified | H::Authenticated, _) => {
                 let call = HookCall::TlsCryptV2Verify;
                 self.run_or(self.configured.tls_crypt_v2_verify, call)
             }
@@ -312,7 +313,6 @@ mod tests {
         assert!(hooks.is_admitted());
 
         // Renegotiation: certificates and credentials, nothing else.
-        assert_eq!(hooks.begin(Stage::FirstPacket), Next::OutOfOrder);
         assert_eq!(hooks.begin(Stage::Certificates(1)), Next::Run(TlsVerify(0)));
         assert_eq!(hooks.passed(TlsVerify(0)), Next::Passed);
         assert_eq!(hooks.begin(ASK), Next::Run(AuthUserPassVerify));
@@ -369,6 +369,20 @@ mod tests {
         assert_eq!(hooks.begin(Stage::Certificates(1)), Next::Run(TlsVerify(0)));
         assert_eq!(hooks.abandon_handshake(), Some(TlsVerify(0)));
         assert_eq!(hooks.begin(ASK), Next::OutOfOrder, "certificates first");
+        assert_eq!(hooks.begin(Stage::Connect), Next::Run(ClientConnect));
+    }
+
+    #[test]
+    fn a_connected_client_may_begin_anew_with_its_key() {
+        let mut hooks = ClientHooks::new(ALL);
+        for _ in 0..2 {
+            let first = hooks.begin(Stage::FirstPacket);
+            assert_eq!(first, Next::Run(TlsCryptV2Verify));
+            assert_eq!(hooks.begin(Stage::Certificates(1)), Next::OutOfOrder);
+            assert_eq!(hooks.passed(TlsCryptV2Verify), Next::Passed);
+            assert_eq!(hooks.begin(Stage::Certificates(0)), Next::Passed);
+            assert_eq!(hooks.begin(Stage::Credentials { ask: false }), Next::Passed);
+        }
         assert_eq!(hooks.begin(Stage::Connect), Next::Run(ClientConnect));
     }
 

@@ -210,9 +210,13 @@ impl Tunnel {
         }
     }
 
+    /// There is a key to be renewed, and a peer that stays.
+    pub(super) fn may_rekey(&self) -> bool {
+        self.active.primary.phase == Phase::Generated && self.closing.is_none()
+    }
+
     pub(super) fn rekey_if_due(&mut self, now: Now) {
-        let ready = self.active.primary.phase == Phase::Generated && self.closing.is_none();
-        if self.failed || !ready {
+        if self.failed || !self.may_rekey() {
             return;
         }
         let by_time = self.reneg_at.is_some_and(|at| now.instant >= at);

@@ -127,6 +127,7 @@ impl Tunnel {
             return Err(|c| c.refused_reset += 1);
         }
         let slot = self.slot_for_new(now, from, &packet)?;
+        let mut key_says = metadata;
         let session = match slot {
             Slot::Active => {
                 self.active.begin_with(sid, from, wrapping);
@@ -135,6 +136,9 @@ impl Tunnel {
             Slot::Untrusted => {
                 let mut fresh = Session::new(wrapping, &self.settings, &self.own, &mut self.rng);
                 fresh.primary.begin_with(sid, from);
+                // Of no account before this session has proved itself: its first packet may be
+                // an old one that somebody has recorded.
+                fresh.metadata = key_says.take();
                 self.untrusted.insert(Box::new(fresh))
             }
         };
@@ -143,7 +147,7 @@ impl Tunnel {
             3,
             format!("TLS: Initial packet from {}, sid={sid:?}", from.remote),
         );
-        if let Some(metadata) = metadata {
+        if let Some(metadata) = key_says {
             self.push(Event::ClientKey(metadata));
         }
         Ok(slot)

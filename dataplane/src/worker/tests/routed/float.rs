@@ -159,3 +159,62 @@ fn without_float_an_address_is_kept() {
         assert_eq!(server.tuns[0].next(PATIENCE), Some(packet));
     }
 }
+
+#[test]
+fn what_the_control_thread_cannot_be_told_has_not_happened() {
+    for io in engines() {
+        let mut server = Server::new(io, false, 1, false);
+        let a = server.client(1);
+        let mut sealer = key(1, Some(1));
+        let to = Endpoint::new(server.addresses[0]);
+        let sockets = [loopback_socket(), loopback_socket(), loopback_socket()];
+        // A client that is heard here and there until nobody has room for its news.
+        for turn in 0..crate::worker::EVENT_QUEUE {
+            let (sealed, packet) = datagram(&mut sealer, 1);
+            sockets[turn % 2].send_to(&to, &sealed).unwrap();
+            assert_eq!(server.tun_of(&a).next(PATIENCE), Some(packet));
+        }
+        for _ in 0..2 {
+            let (sealed, packet) = datagram(&mut sealer, 1);
+            sockets[2].send_to(&to, &sealed).unwrap();
+            assert_eq!(server.tun_of(&a).next(PATIENCE), Some(packet));
+            let told: Vec<SocketAddr> = server
+                .workers
+                .events()
+                .try_iter()
+                .filter_map(|event| match event {
+                    Event::Floated(_, to) => Some(to.remote),
+                    _ => None,
+                })
+                .collect();
+            let last = told.last().copied();
+            let here = sockets[2].local_addr().unwrap();
+            match told.len() {
+                // Now there is room, and the next packet tells.
+                crate::worker::EVENT_QUEUE => assert_ne!(last, Some(here)),
+                _ => assert_eq!(last, Some(here)),
+            }
+        }
+    }
+}
+
+#[test]
+fn of_occ_messages_a_server_hears_the_last_only() {
+    for io in engines() {
+        let mut server = Server::new(io, false, 1, false);
+        let a = server.client(1);
+        let to = Endpoint::new(server.addresses[0]);
+        let mut sealer = key(1, Some(1));
+        let socket = loopback_socket();
+        for op in [0, 1, 6] {
+            let message = [&crate::wire::OCC_MAGIC[..], &[op]].concat();
+            socket.send_to(&to, &sealed(&mut sealer, &message)).unwrap();
+        }
+        let op = |event| match event {
+            Event::Occ(peer, message) => Some((peer, message)),
+            _ => None,
+        };
+        assert_eq!(server.event(op), (handle(1), Box::from([6])));
+        silent([server.tun_of(&a)]);
+    }
+}
