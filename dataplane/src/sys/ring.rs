@@ -534,7 +534,9 @@ mod tests {
     use crate::pool::MAX_MESSAGES;
     use crate::tun::DeviceKind;
     use crate::udp::UdpConfig;
-    use crate::worker::testing::{FakeTun, PATIENCE, loopback_config, loopback_socket};
+    use crate::worker::testing::{
+        FakeTun, PATIENCE, in_network_namespace, loopback_config, loopback_socket,
+    };
     use nix::sys::eventfd::EfdFlags;
 
     fn engine(udp: UdpSocket) -> Option<Uring> {
@@ -643,21 +645,24 @@ mod tests {
 
     #[test]
     fn the_port_is_free_as_soon_as_the_engine_is_gone() {
-        let first = loopback_socket();
-        let config = UdpConfig {
-            port: first.local_addr().unwrap().port(),
-            ..loopback_config()
-        };
-        drop(first);
-        for _ in 0..50 {
-            let udp = UdpSocket::open(&config).unwrap();
-            let Some(mut engine) = engine(udp) else {
-                return;
+        // Other tests take free ports as well.
+        in_network_namespace(|| {
+            let first = loopback_socket();
+            let config = UdpConfig {
+                port: first.local_addr().unwrap().port(),
+                ..loopback_config()
             };
-            let (queue, _tun) = FakeTun::new(false);
-            engine.attach_tun(queue).unwrap();
-            engine.wait(false, &mut Inbox::new()).unwrap();
-        }
+            drop(first);
+            for _ in 0..50 {
+                let udp = UdpSocket::open(&config).unwrap();
+                let Some(mut engine) = engine(udp) else {
+                    return;
+                };
+                let (queue, _tun) = FakeTun::new(false);
+                engine.attach_tun(queue).unwrap();
+                engine.wait(false, &mut Inbox::new()).unwrap();
+            }
+        });
     }
 
     #[test]
