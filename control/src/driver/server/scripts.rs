@@ -26,6 +26,9 @@ use crate::host::server_scripts::{
 use crate::log;
 use crate::server::routes::Address;
 
+/// How long the last scripts of a server may take, all in all.
+const LAST_SCRIPTS: Duration = Duration::from_secs(30);
+
 /// Scripts in progress, by job.
 #[derive(Default)]
 pub(super) struct Running {
@@ -198,12 +201,7 @@ impl Server<'_> {
             self.jobs.cancel(Instant::now(), job);
         }
     }
-}
 
-/// How long the last scripts of a server may take, all in all.
-const LAST_SCRIPTS: Duration = Duration::from_secs(30);
-
-impl Server<'_> {
     /// Waits for the scripts that tell of the clients' end (they end with the server otherwise), up to
     /// [`LAST_SCRIPTS`], or until the next signal.
     pub(super) fn finish_scripts(&mut self) {
